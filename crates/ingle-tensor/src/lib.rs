@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Tensors, the vocabulary of operations, and the door into a device.
+//!
+//! Three ideas live here:
+//!
+//! - [`Op`] is one enum of every operation Ingle knows, with its parameters as plain data. Some are
+//!   primitive; the others are *fused*, and [`Op::decompose`] writes each as a composition of primitives,
+//!   which is its specification.
+//! - [`Device`] is what runs an operation. It owns how bytes lie; a [`Tensor`] shows only shape and dtype, so
+//!   a transposed, sliced or broadcast view cannot be misread.
+//! - In place means donated: an operation that receives the last handle to a tensor may write into its
+//!   memory. Nobody mutates through a shared handle.
+//!
+//! Shape and dtype rules ([`Op::infer`]) are checked here, once for all devices. The module `conformance`
+//! (feature `conformance`) holds the tests that any device must pass.
+//!
+//! ```
+//! use ingle_tensor::{DType, Error, Op, Spec};
+//!
+//! let x = Spec::new([3, 8], DType::F32);
+//! let weight = Spec::new([16, 8], DType::BF16);
+//! assert_eq!(Op::Linear.infer(&[x.clone(), weight])?, Spec::new([3, 16], DType::F32));
+//!
+//! let narrow = Spec::new([16, 4], DType::BF16);
+//! let refused = Op::Linear.infer(&[x, narrow]).unwrap_err();
+//! assert_eq!(
+//!     refused.to_string(),
+//!     "linear: expected x […, k], weight [n, k] and, if any, bias [n], found shapes f32[3, 8], bf16[16, 4]"
+//! );
+//! # Ok::<(), Error>(())
+//! ```
+
+mod device;
+mod dtype;
+mod error;
+mod op;
+mod shape;
+mod tensor;
+
+pub use device::{Device, DeviceHandle, Memory, Storage};
+pub use dtype::{DType, Element};
+pub use error::{Error, Result};
+pub use op::{Activation, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
+pub use shape::{Shape, Spec};
+pub use tensor::Tensor;
+
+/// Host bytes that a tensor can be made of without a copy: see [`Tensor::from_bytes`].
+pub use bytes::Bytes;

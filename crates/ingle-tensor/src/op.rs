@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The vocabulary: every operation Ingle knows, as plain data.
+//!
+//! An operation is either *primitive* (every device must have it) or *fused*: [`Op::decompose`] writes a
+//! fused operation as a composition of primitives. The composition is the specification. A device may
+//! override a fused operation with a faster kernel, which is then tested against the composition.
+//!
+//! To add an operation: a variant here, its shape rule in `op/infer.rs`, its decomposition in
+//! `op/decompose.rs` if it is fused, and its cases in the conformance suite.
+
+mod decompose;
+mod infer;
+
+use crate::{DType, Shape};
+
+/// An operation with its parameters. Tensors are passed beside it, in the order each variant's text gives.
+///
+/// In the texts below `T` is a number of tokens, `H` of heads, `D` a head's width, and `…` any leading axes.
+/// "Float" means any of [`DType::FLOATS`]. Fused operations and reductions accumulate in f32 whatever the
+/// dtype of their operands.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Op {
+    // --- Creation (primitive, no inputs) ---
+    /// A tensor whose every element is `value`, converted to `dtype`.
+    Full {
+        /// Shape of the result.
+        shape: Shape,
+        /// Element type of the result.
+        dtype: DType,
+        /// The value; truncated towards zero for integer dtypes.
+        value: f64,
+    },
+    /// The integers `0, 1, … len − 1` as `i32[len]`.
+    Arange {
+        /// How many.
+        len: usize,
+    },
+
+    // --- Layout (primitive, one input unless said) ---
+    /// The same elements in row-major order under another shape.
+    Reshape {
+        /// The new shape; same number of elements.
+        shape: Shape,
+    },
+    /// Axes in another order: axis `i` of the result is axis `axes[i]` of the input.
+    Permute {
+        /// A permutation of `0..rank`.
+        axes: Vec<usize>,
+    },
+    /// Every `step`-th index from `start` up to, not including, `end` along one axis.
+    Slice {
+        /// The axis to cut.
+        axis: usize,
+        /// First index kept.
+        start: usize,
+        /// One past the last index considered.
+        end: usize,
+        /// Distance between kept indices, at least 1.
+        step: usize,
+    },
+    /// Stretch axes of length 1, and add leading axes, to reach `shape` (NumPy's rule).
+    Broadcast {
+        /// The shape to reach.
+        shape: Shape,
+    },
+    /// Join two or more tensors of one dtype along an axis.
+    Concat {
+        /// The axis along which lengths add up.
+        axis: usize,
+    },
+
+    // --- Element by element (primitive) ---
+    /// Convert to another dtype. Float to narrower float rounds to nearest even; float to integer truncates
+    /// towards zero and saturates; integer to narrower integer wraps.
+    Cast {
+        /// The dtype of the result.
+        dtype: DType,
+    },
+    /// A function of one tensor.
+    Unary(UnaryOp),
+    /// A function of two tensors of one dtype, broadcast together.
+    Binary(BinaryOp),
+    /// A comparison of two tensors of one dtype, broadcast together: `u8`, 1 where it holds.
+    Compare(CompareOp),
+    /// `condition, a, b` → `a` where the `u8` condition is not zero, else `b`; all broadcast together.
+    Select,
+
+    // --- Reductions (primitive); the reduced axis stays, with length 1 ---
+    /// Reduce a float tensor along one axis. Along an empty axis a sum is 0 and a maximum −∞.
+    Reduce {
+        /// What to reduce with.
+        op: ReduceOp,
+        /// The axis reduced.
+        axis: usize,
+    },
+    /// Index of the first largest element along one non-empty axis, as `i32`. NaN counts as smallest.
+    ArgMax {
+        /// The axis searched.
+        axis: usize,
+    },
+
+    // --- Products and rows (primitive) ---
+    /// `[…, m, k] · […, k, n]` → `[…, m, n]`, leading axes broadcast, one float dtype.
+    MatMul,
+    /// `table [n, …], index i32[T]` → `[T, …]`: rows of a table by number.
+    TakeRows,
+    /// `target [n, …], rows [T, …], index i32[T]` → `target` with row `index[t]` replaced by `rows[t]`,
+    /// converted to the target's dtype. Indices must differ from each other. Donate the target and the
+    /// write happens in place.
+    WriteRows,
+
+    // --- Fused ---
+    /// `x […, k], weight [n, k]` and optionally `bias [n]` → `x · weightᵀ + bias`, in `x`'s dtype. The
+    /// weight may be of another float dtype; a device may round `x` to it to use its matrix instructions.
+    Linear,
+    /// Softmax along the last axis.
+    Softmax,
+    /// `x […, d], weight [d]` → `x / √(mean(x²) + eps) · (offset + weight)` along the last axis
+    /// (Zhang & Sennrich 2019). Gemma stores its weights around zero: `offset` is 1 there, else 0.
+    RmsNorm {
+        /// Added to the mean square.
+        eps: f32,
+        /// Added to each weight.
+        offset: f32,
+    },
+    /// `x […, d], weight [d], bias [d]` → `(x − mean) / √(variance + eps) · weight + bias` along the last
+    /// axis (Ba et al. 2016).
+    LayerNorm {
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// `x [T, H, D], positions i32[T], frequencies f32[R/2]` → rotary position embedding (Su et al. 2021)
+    /// of the first `R ≤ D` features of each head; the rest pass through. Pair `j` of token `t` turns by
+    /// `positions[t] · frequencies[j]` radians; models give the frequencies, so every scaling scheme fits.
+    Rope {
+        /// Which features form a pair.
+        layout: RopeLayout,
+    },
+    /// A non-linearity of one tensor.
+    Activate(Activation),
+    /// `gate, up` of one shape and dtype → `activation(gate) · up` (Shazeer 2020).
+    Glu {
+        /// Applied to the gate.
+        activation: Activation,
+    },
+    /// `cap · tanh(x / cap)`: squeezes into `(−cap, cap)`.
+    SoftCap {
+        /// The bound, greater than 0.
+        cap: f32,
+    },
+    /// Causal attention of a ragged batch over a paged cache (Kwon et al. 2023), with grouped heads.
+    ///
+    /// Inputs: `q [T, H, D]`, `keys [slots, KH, D]`, `values [slots, KH, D]`, `blocks i32[S, B]`,
+    /// `sequences i32[T]`, `positions i32[T]` → `[T, H, D]` in `q`'s dtype. `H` is a multiple of `KH`.
+    ///
+    /// Token `t` belongs to sequence `sequences[t]` and stands at `positions[t]` there. The key of position
+    /// `p` of sequence `s` lies in slot `blocks[s, p / block_size] · block_size + p % block_size`. Token `t`
+    /// attends to the positions of its own sequence from `positions[t] − window + 1` (or 0) up to and
+    /// including its own. Entries of `blocks` that no attended position needs may hold any valid block.
+    PagedAttention(PagedAttention),
+}
+
+/// Parameters of [`Op::PagedAttention`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PagedAttention {
+    /// Slots in one block of the cache.
+    pub block_size: usize,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// How many positions a token sees, its own included; all of them if `None`.
+    pub window: Option<usize>,
+    /// Scores pass through [`Op::SoftCap`] with this bound, if any.
+    pub soft_cap: Option<f32>,
+}
+
+/// Functions of one tensor. [`UnaryOp::Neg`] and [`UnaryOp::Abs`] take floats and signed integers, the
+/// others floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each name is its own definition
+pub enum UnaryOp {
+    Neg,
+    Abs,
+    Exp,
+    Log,
+    Sqrt,
+    /// `1 / √x`.
+    Rsqrt,
+    /// `1 / x`.
+    Recip,
+    Sin,
+    Cos,
+    Tanh,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+    /// The error function.
+    Erf,
+}
+
+impl UnaryOp {
+    /// Every unary function.
+    pub const ALL: [UnaryOp; 12] = [
+        UnaryOp::Neg,
+        UnaryOp::Abs,
+        UnaryOp::Exp,
+        UnaryOp::Log,
+        UnaryOp::Sqrt,
+        UnaryOp::Rsqrt,
+        UnaryOp::Recip,
+        UnaryOp::Sin,
+        UnaryOp::Cos,
+        UnaryOp::Tanh,
+        UnaryOp::Sigmoid,
+        UnaryOp::Erf,
+    ];
+}
+
+/// Functions of two tensors. Integers wrap around; [`BinaryOp::Div`] takes floats only. The larger or
+/// smaller of a number and NaN is NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each name is its own definition
+pub enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Max,
+    Min,
+}
+
+impl BinaryOp {
+    /// Every binary function.
+    pub const ALL: [BinaryOp; 6] =
+        [BinaryOp::Add, BinaryOp::Sub, BinaryOp::Mul, BinaryOp::Div, BinaryOp::Max, BinaryOp::Min];
+}
+
+/// Comparisons; any comparison with NaN is false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each name is its own definition
+pub enum CompareOp {
+    Equal,
+    Less,
+    LessEqual,
+}
+
+impl CompareOp {
+    /// Every comparison.
+    pub const ALL: [CompareOp; 3] = [CompareOp::Equal, CompareOp::Less, CompareOp::LessEqual];
+}
+
+/// What [`Op::Reduce`] reduces with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceOp {
+    /// The sum, accumulated in f32.
+    Sum,
+    /// The largest element; NaN if there is one.
+    Max,
+}
+
+/// Non-linearities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x · sigmoid(x)` (Elfwing et al. 2017).
+    Silu,
+    /// `x/2 · (1 + erf(x/√2))` (Hendrycks & Gimpel 2016).
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`]: `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Every activation.
+    pub const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+}
+
+/// Which features of a head [`Op::Rope`] turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopeLayout {
+    /// Feature `j` with feature `j + R/2`: the layout of Hugging Face checkpoints.
+    Halves,
+    /// Feature `2j` with feature `2j + 1`: the layout of the original paper.
+    Interleaved,
+}
+
+impl Op {
+    /// The operation's name, as errors and profiles show it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Full { .. } => "full",
+            Op::Arange { .. } => "arange",
+            Op::Reshape { .. } => "reshape",
+            Op::Permute { .. } => "permute",
+            Op::Slice { .. } => "slice",
+            Op::Broadcast { .. } => "broadcast",
+            Op::Concat { .. } => "concat",
+            Op::Cast { .. } => "cast",
+            Op::Unary(op) => match op {
+                UnaryOp::Neg => "neg",
+                UnaryOp::Abs => "abs",
+                UnaryOp::Exp => "exp",
+                UnaryOp::Log => "log",
+                UnaryOp::Sqrt => "sqrt",
+                UnaryOp::Rsqrt => "rsqrt",
+                UnaryOp::Recip => "recip",
+                UnaryOp::Sin => "sin",
+                UnaryOp::Cos => "cos",
+                UnaryOp::Tanh => "tanh",
+                UnaryOp::Sigmoid => "sigmoid",
+                UnaryOp::Erf => "erf",
+            },
+            Op::Binary(op) => match op {
+                BinaryOp::Add => "add",
+                BinaryOp::Sub => "sub",
+                BinaryOp::Mul => "mul",
+                BinaryOp::Div => "div",
+                BinaryOp::Max => "max",
+                BinaryOp::Min => "min",
+            },
+            Op::Compare(op) => match op {
+                CompareOp::Equal => "equal",
+                CompareOp::Less => "less",
+                CompareOp::LessEqual => "less_equal",
+            },
+            Op::Select => "select",
+            Op::Reduce { op: ReduceOp::Sum, .. } => "reduce_sum",
+            Op::Reduce { op: ReduceOp::Max, .. } => "reduce_max",
+            Op::ArgMax { .. } => "argmax",
+            Op::MatMul => "matmul",
+            Op::TakeRows => "take_rows",
+            Op::WriteRows => "write_rows",
+            Op::Linear => "linear",
+            Op::Softmax => "softmax",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::Rope { .. } => "rope",
+            Op::Activate(activation) => match activation {
+                Activation::Silu => "silu",
+                Activation::Gelu => "gelu",
+                Activation::GeluTanh => "gelu_tanh",
+            },
+            Op::Glu { .. } => "glu",
+            Op::SoftCap { .. } => "soft_cap",
+            Op::PagedAttention(_) => "paged_attention",
+        }
+    }
+}

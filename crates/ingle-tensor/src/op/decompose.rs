@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Fused operations as compositions of primitives: their specification.
+
+use super::{Activation, Op, PagedAttention, RopeLayout};
+use crate::{DType, Result, Shape, Tensor};
+
+impl Op {
+    /// Runs a fused operation as its composition of other operations; `None` for a primitive.
+    ///
+    /// A device calls this for the fused operations it has no kernel for. Inputs must have passed
+    /// [`Op::infer`].
+    ///
+    /// # Errors
+    /// Those of the operations it is composed of.
+    pub fn decompose(&self, inputs: &[Tensor]) -> Option<Result<Tensor>> {
+        let composed = match (self, inputs) {
+            (Op::Linear, [x, weight, bias @ ..]) => linear(x, weight, bias.first()),
+            (Op::Softmax, [x]) => in_f32(x, softmax),
+            (Op::RmsNorm { eps, offset }, [x, weight]) => in_f32(x, |x| rms_norm(x, weight, *eps, *offset)),
+            (Op::LayerNorm { eps }, [x, weight, bias]) => in_f32(x, |x| layer_norm(x, weight, bias, *eps)),
+            (Op::Rope { layout }, [x, positions, frequencies]) => {
+                in_f32(x, |x| rope(x, positions, frequencies, *layout))
+            }
+            (Op::Activate(activation), [x]) => in_f32(x, |x| activate(x, *activation)),
+            (Op::Glu { activation }, [gate, up]) => {
+                in_f32(gate, |gate| activate(gate, *activation)?.mul(&up.cast(DType::F32)?))
+            }
+            (Op::SoftCap { cap }, [x]) => in_f32(x, |x| soft_cap(x, *cap)),
+            (Op::PagedAttention(parameters), [q, keys, values, blocks, sequences, positions]) => {
+                let table = Table { blocks, sequences, positions };
+                in_f32(q, |q| paged_attention(parameters, q, keys, values, &table))
+            }
+            _ => return None,
+        };
+        Some(composed)
+    }
+}
+
+/// Computes in f32 and gives the result in the dtype of `x`.
+fn in_f32(x: &Tensor, compute: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    compute(&x.cast(DType::F32)?)?.cast(x.dtype())
+}
+
+fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    in_f32(x, |x| {
+        let (k, n) = (weight.shape()[1], weight.shape()[0]);
+        let tokens: usize = x.shape()[..x.shape().len() - 1].iter().product();
+        let weight = weight.cast(DType::F32)?.permute(&[1, 0])?;
+        let y = x.reshape([tokens, k])?.matmul(&weight)?;
+        let y = match bias {
+            Some(bias) => y.add(&bias.cast(DType::F32)?)?,
+            None => y,
+        };
+        y.reshape(x.shape().with_axis(x.shape().len() - 1, n))
+    })
+}
+
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    let last = x.shape().len() - 1;
+    let e = x.sub(&x.max_axis(last)?)?.exp()?;
+    e.div(&e.sum_axis(last)?)
+}
+
+fn mean(x: &Tensor, axis: usize) -> Result<Tensor> {
+    x.sum_axis(axis)?.scale(1.0 / x.shape()[axis] as f64)
+}
+
+fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
+    let mean_square = mean(&x.mul(x)?, x.shape().len() - 1)?;
+    let normal = x.mul(&mean_square.shift(eps.into())?.rsqrt()?)?;
+    normal.mul(&weight.cast(DType::F32)?.shift(offset.into())?)
+}
+
+fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    let last = x.shape().len() - 1;
+    let centred = x.sub(&mean(x, last)?)?;
+    let variance = mean(&centred.mul(&centred)?, last)?;
+    let normal = centred.mul(&variance.shift(eps.into())?.rsqrt()?)?;
+    normal.mul(&weight.cast(DType::F32)?)?.add(&bias.cast(DType::F32)?)
+}
+
+fn rope(x: &Tensor, positions: &Tensor, frequencies: &Tensor, layout: RopeLayout) -> Result<Tensor> {
+    let (tokens, heads, width) = (x.shape()[0], x.shape()[1], x.shape()[2]);
+    let half = frequencies.shape()[0];
+    let turned = 2 * half;
+    let angles = positions.cast(DType::F32)?.reshape([tokens, 1, 1])?.mul(&frequencies.reshape([1, 1, half])?)?;
+    let (cos, sin) = (angles.cos()?, angles.sin()?);
+    let (a, b) = match layout {
+        RopeLayout::Halves => (x.slice(2, 0, half)?, x.slice(2, half, turned)?),
+        RopeLayout::Interleaved => (x.slice_step(2, 0, turned, 2)?, x.slice_step(2, half.min(1), turned, 2)?),
+    };
+    let first = a.mul(&cos)?.sub(&b.mul(&sin)?)?;
+    let second = b.mul(&cos)?.add(&a.mul(&sin)?)?;
+    let pair_axis = match layout {
+        RopeLayout::Halves => 2,
+        RopeLayout::Interleaved => 3,
+    };
+    let apart = |part: Tensor| match layout {
+        RopeLayout::Halves => Ok(part),
+        RopeLayout::Interleaved => part.reshape([tokens, heads, half, 1]),
+    };
+    let rotated = Tensor::concat(&[apart(first)?, apart(second)?], pair_axis)?.reshape([tokens, heads, turned])?;
+    Tensor::concat(&[rotated, x.slice(2, turned, width)?], 2)
+}
+
+fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Silu => x.mul(&x.sigmoid()?),
+        Activation::Gelu => {
+            let bell = x.scale(std::f64::consts::FRAC_1_SQRT_2)?.erf()?.shift(1.0)?;
+            x.mul(&bell)?.scale(0.5)
+        }
+        Activation::GeluTanh => {
+            let cubed = x.mul(x)?.mul(x)?.scale(0.044715)?;
+            let inner = x.add(&cubed)?.scale((2.0 / std::f64::consts::PI).sqrt())?;
+            x.mul(&inner.tanh()?.shift(1.0)?)?.scale(0.5)
+        }
+    }
+}
+
+fn soft_cap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    x.scale(1.0 / f64::from(cap))?.tanh()?.scale(cap.into())
+}
+
+/// Where each sequence's positions lie in the cache, and where each token stands.
+struct Table<'a> {
+    blocks: &'a Tensor,
+    sequences: &'a Tensor,
+    positions: &'a Tensor,
+}
+
+/// Every token against every slot that any sequence owns, with the slots a token may not see masked out.
+fn paged_attention(
+    parameters: &PagedAttention,
+    q: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    table: &Table<'_>,
+) -> Result<Tensor> {
+    let (tokens, heads, width) = (q.shape()[0], q.shape()[1], q.shape()[2]);
+    let kv_heads = keys.shape()[1];
+    let group = heads / kv_heads;
+    let slots = table.slots(parameters.block_size)?;
+    let context = slots.shape()[0];
+
+    // [slots, KH, D] → [KH, slots, D]
+    let gather = |cache: &Tensor| cache.take_rows(&slots)?.cast(DType::F32)?.permute(&[1, 0, 2]);
+    let (keys, values) = (gather(keys)?, gather(values)?);
+
+    // [T, KH · G, D] → [KH, G · T, D]
+    let q = q.reshape([tokens, kv_heads, group, width])?.permute(&[1, 2, 0, 3])?.reshape([
+        kv_heads,
+        group * tokens,
+        width,
+    ])?;
+    let mut scores = q.matmul(&keys.permute(&[0, 2, 1])?)?.scale(parameters.scale.into())?;
+    if let Some(cap) = parameters.soft_cap {
+        scores = soft_cap(&scores, cap)?;
+    }
+    let scores = scores.reshape([kv_heads, group, tokens, context])?;
+    let visible = table.visible(parameters)?;
+    let hidden = Tensor::full(q.device(), Shape::default(), DType::F32, f64::NEG_INFINITY)?;
+    let weights = softmax(&visible.select(&scores, &hidden)?)?;
+
+    weights
+        .reshape([kv_heads, group * tokens, context])?
+        .matmul(&values)?
+        .reshape([kv_heads, group, tokens, width])?
+        .permute(&[2, 0, 1, 3])?
+        .reshape([tokens, heads, width])
+}
+
+impl Table<'_> {
+    /// Slot of every position of every sequence, sequence by sequence: `i32[S · B · block_size]`.
+    fn slots(&self, block_size: usize) -> Result<Tensor> {
+        let device = self.blocks.device();
+        let (sequences, blocks) = (self.blocks.shape()[0], self.blocks.shape()[1]);
+        let size = Tensor::full(device, Shape::default(), DType::I32, block_size as f64)?;
+        let first = self.blocks.mul(&size)?.reshape([sequences, blocks, 1])?;
+        first.add(&Tensor::arange(device, block_size)?)?.reshape([sequences * blocks * block_size])
+    }
+
+    /// `u8[T, S · B · block_size]`: 1 where the token may attend to the slot.
+    fn visible(&self, parameters: &PagedAttention) -> Result<Tensor> {
+        let device = self.blocks.device();
+        let (sequences, context) = (self.blocks.shape()[0], self.blocks.shape()[1] * parameters.block_size);
+        let tokens = self.positions.shape()[0];
+        let column = |x: &Tensor| x.reshape([tokens, 1]);
+        let spread = |x: Tensor| x.broadcast([sequences, context])?.reshape([1, sequences * context]);
+
+        let slot_sequence = spread(Tensor::arange(device, sequences)?.reshape([sequences, 1])?)?;
+        let slot_position = spread(Tensor::arange(device, context)?)?;
+        let own = column(self.sequences)?.equal(&slot_sequence)?;
+        let past = slot_position.less_equal(&column(self.positions)?)?;
+        let visible = own.mul(&past)?;
+        match parameters.window {
+            None => Ok(visible),
+            Some(window) => {
+                let window = Tensor::full(device, Shape::default(), DType::I32, window.min(i32::MAX as usize) as f64)?;
+                let before = column(self.positions)?.sub(&window)?;
+                visible.mul(&before.less(&slot_position)?)
+            }
+        }
+    }
+}

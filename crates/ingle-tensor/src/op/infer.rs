@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The shape and dtype rule of each operation, checked once for every device.
+
+use super::{Op, UnaryOp};
+use crate::error::listed;
+use crate::{BinaryOp, DType, Error, Result, Shape, Spec};
+
+impl Op {
+    /// The spec of the result that this operation gives on inputs of these specs.
+    ///
+    /// # Errors
+    /// [`Error::Arity`], [`Error::Shape`] or [`Error::DType`] if the inputs do not fit the operation.
+    pub fn infer(&self, inputs: &[Spec]) -> Result<Spec> {
+        let rule = Rule { op: self.name(), inputs };
+        match self {
+            Op::Full { shape, dtype, .. } => {
+                rule.inputs::<0>()?;
+                rule.sized(Spec::new(shape, *dtype))
+            }
+            Op::Arange { len } => {
+                rule.inputs::<0>()?;
+                rule.shape_if(i32::try_from(*len).is_ok(), "a length within i32")?;
+                Ok(Spec::new([*len], DType::I32))
+            }
+            Op::Reshape { shape } => {
+                let [x] = rule.inputs()?;
+                rule.shape_if(shape.checked_elements() == x.shape.checked_elements(), || {
+                    format!("as many elements as {shape} has")
+                })?;
+                Ok(Spec::new(shape, x.dtype))
+            }
+            Op::Permute { axes } => {
+                let [x] = rule.inputs()?;
+                let mut seen: Vec<usize> = axes.clone();
+                seen.sort_unstable();
+                rule.shape_if(seen.iter().copied().eq(0..x.shape.len()), || {
+                    format!("a rank of which {axes:?} is a permutation")
+                })?;
+                Ok(Spec::new(axes.iter().map(|&axis| x.shape[axis]).collect::<Shape>(), x.dtype))
+            }
+            Op::Slice { axis, start, end, step } => {
+                let [x] = rule.inputs()?;
+                let len = rule.axis_length(x, *axis)?;
+                rule.shape_if(*step >= 1 && start <= end && *end <= len, || {
+                    format!("axis {axis} to hold {start}..{end} in steps of {step}")
+                })?;
+                Ok(Spec::new(x.shape.with_axis(*axis, (end - start).div_ceil(*step)), x.dtype))
+            }
+            Op::Broadcast { shape } => {
+                let [x] = rule.inputs()?;
+                rule.shape_if(x.shape.broadcast_with(shape).as_ref() == Some(shape), || {
+                    format!("a shape that broadcasts to {shape}")
+                })?;
+                rule.sized(Spec::new(shape, x.dtype))
+            }
+            Op::Concat { axis } => rule.concat(*axis),
+            Op::Cast { dtype } => {
+                let [x] = rule.inputs()?;
+                Ok(Spec::new(&x.shape, *dtype))
+            }
+            Op::Unary(UnaryOp::Neg | UnaryOp::Abs) => {
+                let [x] = rule.inputs()?;
+                rule.dtype_if(!matches!(x.dtype, DType::U8 | DType::U32), "a float or a signed integer")?;
+                Ok(x.clone())
+            }
+            Op::Unary(_) | Op::Softmax | Op::Activate(_) => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.shape_if(*self != Op::Softmax || !x.shape.is_empty(), "at least one axis")?;
+                Ok(x.clone())
+            }
+            Op::SoftCap { cap } => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.shape_if(*cap > 0.0, "a cap greater than 0")?;
+                Ok(x.clone())
+            }
+            Op::Binary(op) => {
+                let [a, b] = rule.inputs()?;
+                rule.same_dtype(&[a, b])?;
+                if *op == BinaryOp::Div {
+                    rule.floats(&[a])?;
+                }
+                Ok(Spec::new(rule.broadcast(&[a, b])?, a.dtype))
+            }
+            Op::Compare(_) => {
+                let [a, b] = rule.inputs()?;
+                rule.same_dtype(&[a, b])?;
+                Ok(Spec::new(rule.broadcast(&[a, b])?, DType::U8))
+            }
+            Op::Select => {
+                let [condition, a, b] = rule.inputs()?;
+                rule.dtype_if(condition.dtype == DType::U8, "a u8 condition")?;
+                rule.same_dtype(&[a, b])?;
+                Ok(Spec::new(rule.broadcast(&[condition, a, b])?, a.dtype))
+            }
+            Op::Reduce { axis, .. } => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.axis_length(x, *axis)?;
+                Ok(Spec::new(x.shape.with_axis(*axis, 1), x.dtype))
+            }
+            Op::ArgMax { axis } => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                let len = rule.axis_length(x, *axis)?;
+                rule.shape_if(len > 0, "a non-empty axis")?;
+                Ok(Spec::new(x.shape.with_axis(*axis, 1), DType::I32))
+            }
+            Op::MatMul => rule.matmul(),
+            Op::TakeRows => {
+                let [table, index] = rule.inputs()?;
+                rule.index(index)?;
+                rule.shape_if(!table.shape.is_empty(), "a table of rows")?;
+                Ok(Spec::new(table.shape.with_axis(0, index.shape[0]), table.dtype))
+            }
+            Op::WriteRows => {
+                let [target, rows, index] = rule.inputs()?;
+                rule.index(index)?;
+                rule.floats(&[target, rows])?;
+                rule.shape_if(
+                    !target.shape.is_empty() && rows.shape == target.shape.with_axis(0, index.shape[0]),
+                    "target [n, …], rows [T, …], index [T]",
+                )?;
+                Ok(target.clone())
+            }
+            Op::Linear => rule.linear(),
+            Op::RmsNorm { .. } => {
+                let [x, weight] = rule.inputs()?;
+                rule.last_axis_vectors(x, &[weight])
+            }
+            Op::LayerNorm { .. } => {
+                let [x, weight, bias] = rule.inputs()?;
+                rule.last_axis_vectors(x, &[weight, bias])
+            }
+            Op::Rope { .. } => rule.rope(),
+            Op::Glu { .. } => {
+                let [gate, up] = rule.inputs()?;
+                rule.floats(&[gate])?;
+                rule.same_dtype(&[gate, up])?;
+                rule.shape_if(gate.shape == up.shape, "two equal shapes")?;
+                Ok(gate.clone())
+            }
+            Op::PagedAttention(attention) => {
+                rule.shape_if(
+                    attention.block_size > 0 && attention.window != Some(0),
+                    "a block and a window of at least 1",
+                )?;
+                rule.shape_if(attention.soft_cap.is_none_or(|cap| cap > 0.0), "a soft cap greater than 0")?;
+                rule.paged_attention(attention.block_size)
+            }
+        }
+    }
+}
+
+/// The inputs of one operation, and the ways to refuse them.
+struct Rule<'a> {
+    op: &'static str,
+    inputs: &'a [Spec],
+}
+
+/// What was expected, said when it is needed.
+trait Expected {
+    fn say(self) -> String;
+}
+
+impl Expected for &str {
+    fn say(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl<F: FnOnce() -> String> Expected for F {
+    fn say(self) -> String {
+        self()
+    }
+}
+
+impl<'a> Rule<'a> {
+    fn inputs<const N: usize>(&self) -> Result<[&'a Spec; N]> {
+        const COUNTS: [&str; 7] = ["no", "1", "2", "3", "4", "5", "6"];
+        let inputs: Vec<&Spec> = self.inputs.iter().collect();
+        inputs.try_into().map_err(|_| Error::Arity {
+            op: self.op,
+            expected: COUNTS.get(N).copied().unwrap_or("more"),
+            found: self.inputs.len(),
+        })
+    }
+
+    fn shape_if(&self, holds: bool, expected: impl Expected) -> Result<()> {
+        if holds {
+            return Ok(());
+        }
+        Err(Error::Shape { op: self.op, expected: expected.say(), found: listed(self.inputs) })
+    }
+
+    fn dtype_if(&self, holds: bool, expected: impl Expected) -> Result<()> {
+        if holds {
+            return Ok(());
+        }
+        Err(Error::DType { op: self.op, expected: expected.say(), found: listed(self.inputs) })
+    }
+
+    /// Refuses a result with more elements than an address space has bytes.
+    fn sized(&self, spec: Spec) -> Result<Spec> {
+        let bytes = spec.shape.checked_elements().and_then(|n| n.checked_mul(spec.dtype.size()));
+        self.shape_if(bytes.is_some_and(|n| n <= isize::MAX as usize), || {
+            format!("a result smaller than {}", spec.shape)
+        })?;
+        Ok(spec)
+    }
+
+    fn floats(&self, specs: &[&Spec]) -> Result<()> {
+        self.dtype_if(specs.iter().all(|s| s.dtype.is_float()), "floating-point operands")
+    }
+
+    fn same_dtype(&self, specs: &[&Spec]) -> Result<()> {
+        self.dtype_if(specs.windows(2).all(|w| w[0].dtype == w[1].dtype), "operands of one dtype")
+    }
+
+    fn index(&self, spec: &Spec) -> Result<()> {
+        self.dtype_if(spec.dtype == DType::I32, "an i32 index")?;
+        self.shape_if(spec.shape.len() == 1, "an index of one axis")
+    }
+
+    fn axis_length(&self, spec: &Spec, axis: usize) -> Result<usize> {
+        self.shape_if(axis < spec.shape.len(), || format!("an axis {axis}"))?;
+        Ok(spec.shape[axis])
+    }
+
+    fn broadcast(&self, specs: &[&Spec]) -> Result<Shape> {
+        let mut shape = Shape::default();
+        for spec in specs {
+            match shape.broadcast_with(&spec.shape) {
+                Some(joined) => shape = joined,
+                None => self.shape_if(false, "shapes that broadcast together")?,
+            }
+        }
+        self.sized(Spec::new(shape, DType::I64)).map(|spec| spec.shape)
+    }
+
+    fn concat(&self, axis: usize) -> Result<Spec> {
+        let Some(first) = self.inputs.first() else {
+            return Err(Error::Arity { op: self.op, expected: "at least 1", found: 0 });
+        };
+        self.axis_length(first, axis)?;
+        self.same_dtype(&self.inputs.iter().collect::<Vec<_>>())?;
+        let alike = |s: &Spec| {
+            s.shape.len() == first.shape.len() && s.shape.with_axis(axis, 0) == first.shape.with_axis(axis, 0)
+        };
+        self.shape_if(self.inputs.iter().all(alike), || format!("shapes that differ only along axis {axis}"))?;
+        let len = self.inputs.iter().map(|s| s.shape[axis]).fold(0, usize::saturating_add);
+        self.sized(Spec::new(first.shape.with_axis(axis, len), first.dtype))
+    }
+
+    fn matmul(&self) -> Result<Spec> {
+        let [a, b] = self.inputs()?;
+        self.floats(&[a])?;
+        self.same_dtype(&[a, b])?;
+        let expected = "[…, m, k] and […, k, n] with leading axes that broadcast";
+        self.shape_if(a.shape.len() >= 2 && b.shape.len() >= 2, expected)?;
+        let (a_lead, a_last) = a.shape.split_at(a.shape.len() - 2);
+        let (b_lead, b_last) = b.shape.split_at(b.shape.len() - 2);
+        self.shape_if(a_last[1] == b_last[0], expected)?;
+        let Some(lead) = Shape::from(a_lead).broadcast_with(&Shape::from(b_lead)) else {
+            self.shape_if(false, expected)?;
+            return Ok(a.clone());
+        };
+        let shape = lead.iter().copied().chain([a_last[0], b_last[1]]).collect::<Shape>();
+        self.sized(Spec::new(shape, a.dtype))
+    }
+
+    fn linear(&self) -> Result<Spec> {
+        let (x, weight, bias) = match self.inputs {
+            [x, weight] => (x, weight, None),
+            [x, weight, bias] => (x, weight, Some(bias)),
+            _ => return Err(Error::Arity { op: self.op, expected: "2 or 3", found: self.inputs.len() }),
+        };
+        self.floats(&self.inputs.iter().collect::<Vec<_>>())?;
+        let fits = !x.shape.is_empty()
+            && weight.shape.len() == 2
+            && x.shape[x.shape.len() - 1] == weight.shape[1]
+            && bias.is_none_or(|bias| *bias.shape == [weight.shape[0]]);
+        self.shape_if(fits, "x […, k], weight [n, k] and, if any, bias [n]")?;
+        self.sized(Spec::new(x.shape.with_axis(x.shape.len() - 1, weight.shape[0]), x.dtype))
+    }
+
+    fn last_axis_vectors(&self, x: &Spec, vectors: &[&Spec]) -> Result<Spec> {
+        self.floats(&self.inputs.iter().collect::<Vec<_>>())?;
+        let width = x.shape.last().copied();
+        let fits = |v: &&Spec| v.shape.len() == 1 && Some(v.shape[0]) == width;
+        self.shape_if(vectors.iter().all(fits), "x […, d] and a weight (and bias) [d]")?;
+        Ok(x.clone())
+    }
+
+    fn rope(&self) -> Result<Spec> {
+        let [x, positions, frequencies] = self.inputs()?;
+        self.floats(&[x])?;
+        self.dtype_if(frequencies.dtype == DType::F32, "f32 frequencies")?;
+        self.index(positions)?;
+        let fits = x.shape.len() == 3
+            && positions.shape[0] == x.shape[0]
+            && frequencies.shape.len() == 1
+            && frequencies.shape[0].saturating_mul(2) <= x.shape[2];
+        self.shape_if(fits, "x [T, H, D], positions [T], frequencies [R/2] with R ≤ D")?;
+        Ok(x.clone())
+    }
+
+    fn paged_attention(&self, block_size: usize) -> Result<Spec> {
+        let [q, keys, values, blocks, sequences, positions] = self.inputs()?;
+        self.floats(&[q, keys, values])?;
+        self.same_dtype(&[keys, values])?;
+        self.dtype_if(blocks.dtype == DType::I32, "an i32 block table")?;
+        self.index(sequences)?;
+        self.index(positions)?;
+        let fits = q.shape.len() == 3
+            && keys.shape.len() == 3
+            && keys.shape == values.shape
+            && blocks.shape.len() == 2
+            && keys.shape[1] > 0
+            && q.shape[1].is_multiple_of(keys.shape[1])
+            && q.shape[2] == keys.shape[2]
+            && keys.shape[0].is_multiple_of(block_size)
+            && sequences.shape[0] == q.shape[0]
+            && positions.shape[0] == q.shape[0];
+        self.shape_if(fits, || {
+            format!(
+                "q [T, H, D], keys and values [n × {block_size}, KH, D] with H a multiple of KH, \
+                 blocks [S, B], sequences [T], positions [T]"
+            )
+        })?;
+        Ok(q.clone())
+    }
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The paged key-value cache, and the ragged batch that reads and writes it.
+
+use ingle_tensor::{DType, DeviceHandle, PagedAttention, Tensor};
+
+use crate::{Error, Result};
+
+/// The tokens of one forward pass, as a flat list: a ragged batch without padding.
+///
+/// Below, `T` is the number of tokens, `S` of sequences, `R` of rows of logits wanted.
+#[derive(Debug)]
+pub struct Batch {
+    /// Token ids, `i32[T]`; tokens of one sequence stand together, in order.
+    pub tokens: Tensor,
+    /// Each token's position in its sequence, `i32[T]`.
+    pub positions: Tensor,
+    /// Which row of the block tables each token's sequence has, `i32[T]`.
+    pub sequences: Tensor,
+    /// Where keys and values lie, for each of the cache's groups ([`KvCache::groups`]).
+    pub tables: Vec<BlockTable>,
+    /// The tokens whose logits are wanted, `i32[R]`.
+    pub outputs: Tensor,
+}
+
+/// Where one group of layers keeps the batch's keys and values.
+#[derive(Debug)]
+pub struct BlockTable {
+    /// The block of each `block_size` positions of each sequence, `i32[S, B]`.
+    pub blocks: Tensor,
+    /// The slot that each token of the batch is written to, `i32[T]`.
+    pub slots: Tensor,
+}
+
+/// What one decoder layer keeps for each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLayer {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Features of a head.
+    pub head_dim: usize,
+    /// How many positions a token sees, its own included; all if `None`.
+    pub window: Option<usize>,
+}
+
+/// Layers that see equally far, and so share block tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheGroup {
+    /// How many positions a token sees, its own included; all if `None`.
+    pub window: Option<usize>,
+    /// Bytes that one block takes, over all layers of the group.
+    pub block_bytes: usize,
+    /// Blocks there are.
+    pub blocks: usize,
+}
+
+/// Keys and values of all layers, in blocks of a fixed number of slots.
+///
+/// The cache knows storage only; which sequence owns which block is the engine's business.
+#[derive(Debug)]
+pub struct KvCache {
+    device: DeviceHandle,
+    dtype: DType,
+    block_size: usize,
+    groups: Vec<CacheGroup>,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    shape: CacheLayer,
+    group: usize,
+    /// Taken out while it is donated to a write; `None` for good if that write failed.
+    store: Option<[Tensor; 2]>,
+}
+
+impl KvCache {
+    /// An empty cache for `layers`, in blocks of `block_size` slots of `dtype`.
+    ///
+    /// # Errors
+    /// Those of making an empty tensor on the device.
+    pub fn new(device: &DeviceHandle, layers: &[CacheLayer], block_size: usize, dtype: DType) -> Result<Self> {
+        let mut groups: Vec<CacheGroup> = Vec::new();
+        let mut stores = Vec::with_capacity(layers.len());
+        for &shape in layers {
+            let group = groups.iter().position(|g| g.window == shape.window).unwrap_or_else(|| {
+                groups.push(CacheGroup { window: shape.window, block_bytes: 0, blocks: 0 });
+                groups.len() - 1
+            });
+            groups[group].block_bytes += 2 * block_size * shape.kv_heads * shape.head_dim * dtype.size();
+            let empty = Tensor::full(device, [0, shape.kv_heads, shape.head_dim], dtype, 0.0)?;
+            stores.push(Layer { shape, group, store: Some([empty.clone(), empty]) });
+        }
+        Ok(KvCache { device: device.clone(), dtype, block_size, groups, layers: stores })
+    }
+
+    /// Slots in a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// The groups of layers; [`Batch::tables`] has one table for each, in this order.
+    pub fn groups(&self) -> &[CacheGroup] {
+        &self.groups
+    }
+
+    /// Bytes that all blocks take.
+    pub fn bytes(&self) -> usize {
+        self.groups.iter().map(|group| group.blocks * group.block_bytes).sum()
+    }
+
+    /// Grows a group to `blocks` blocks, keeping what is in it. A group out of range or a smaller number
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// Past the device's memory; the cache is then as it was.
+    pub fn grow(&mut self, group: usize, blocks: usize) -> Result<()> {
+        let Some(more) = self.groups.get(group).and_then(|g| blocks.checked_sub(g.blocks)).filter(|&n| n > 0) else {
+            return Ok(());
+        };
+        let mut grown = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.group == group) {
+            let CacheLayer { kv_heads, head_dim, .. } = layer.shape;
+            let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
+            let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, head_dim], self.dtype, 0.0)?;
+            let longer = |old: &Tensor| match old.shape()[0] {
+                0 => Ok(zeros.clone()),
+                _ => Tensor::concat(&[old.clone(), zeros.clone()], 0),
+            };
+            grown.push((index, [longer(keys)?, longer(values)?]));
+        }
+        for (index, store) in grown {
+            self.layers[index].store = Some(store);
+        }
+        self.groups[group].blocks = blocks;
+        Ok(())
+    }
+
+    /// Gives all blocks back. Needed after a failed forward pass, which may have taken a layer's blocks with it.
+    ///
+    /// # Errors
+    /// Those of making an empty tensor on the device.
+    pub fn reset(&mut self) -> Result<()> {
+        let shapes: Vec<CacheLayer> = self.layers.iter().map(|layer| layer.shape).collect();
+        *self = KvCache::new(&self.device, &shapes, self.block_size, self.dtype)?;
+        Ok(())
+    }
+
+    /// Writes the keys and values of the batch's tokens into layer `layer`, then lets their queries attend.
+    ///
+    /// `q [T, H, D]`, `k` and `v [T, KH, D]` → `[T, H, D]`. Scores are multiplied by `scale` and pass through
+    /// a soft cap if there is one.
+    ///
+    /// # Errors
+    /// [`Error::CacheLost`] after an earlier failure; those of the tensor operations, after which the cache
+    /// must be [reset](KvCache::reset).
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [&Tensor; 3],
+        batch: &Batch,
+        scale: f32,
+        soft_cap: Option<f32>,
+    ) -> Result<Tensor> {
+        let block_size = self.block_size;
+        let lost = || Error::CacheLost { layer };
+        let entry = self.layers.get_mut(layer).ok_or_else(lost)?;
+        let table = batch.tables.get(entry.group).ok_or_else(lost)?;
+        let [keys, values] = entry.store.take().ok_or_else(lost)?;
+        let keys = keys.write_rows(k, &table.slots)?;
+        let values = values.write_rows(v, &table.slots)?;
+        let parameters = PagedAttention { block_size, scale, window: entry.shape.window, soft_cap };
+        let attended =
+            q.paged_attention([&keys, &values], [&table.blocks, &batch.sequences, &batch.positions], parameters)?;
+        entry.store = Some([keys, values]);
+        Ok(attended)
+    }
+}

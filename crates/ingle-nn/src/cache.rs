@@ -121,10 +121,13 @@ impl KvCache {
         for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.group == group) {
             let CacheLayer { kv_heads, head_dim, .. } = layer.shape;
             let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
-            let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, head_dim], self.dtype, 0.0)?;
-            let longer = |old: &Tensor| match old.shape()[0] {
-                0 => Ok(zeros.clone()),
-                _ => Tensor::concat(&[old.clone(), zeros.clone()], 0),
+            // Keys and values get memory of their own, so that each is its only handle and can be donated.
+            let longer = |old: &Tensor| -> Result<Tensor> {
+                let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, head_dim], self.dtype, 0.0)?;
+                match old.shape()[0] {
+                    0 => Ok(zeros),
+                    _ => Ok(Tensor::concat(&[old.clone(), zeros], 0)?),
+                }
             };
             grown.push((index, [longer(keys)?, longer(values)?]));
         }

@@ -163,7 +163,7 @@ class Cutter:
         while len(parts) > 1:
             ranked = [
                 (self._ranks[pair], at)
-                for at, pair in enumerate(zip(parts, parts[1:]))
+                for at, pair in enumerate(zip(parts, parts[1:], strict=False))
                 if pair in self._ranks and not (dropout and self._rng.random() < dropout)
             ]
             if not ranked:

@@ -5,8 +5,8 @@
 
 The text is speeches parted by blank lines. Each speech is closed by `<end_of_turn>`, so a chat can stop where a speech
 ends. The first nine tenths train, the rest validates. The folder given by `--out` always holds the checkpoint with the
-lowest validation loss so far, as a Hugging Face model directory. Every choice is in `settings.json`, every random number
-comes from its seed.
+lowest validation loss so far, as a Hugging Face model directory. Every choice is in `settings.json`, every random
+number comes from its seed.
 """
 
 import argparse
@@ -20,13 +20,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import speeches
 import torch
 from safetensors.torch import save_file
+from speeches import Corpus
 from torch import nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-import speeches
-from speeches import Corpus
 
 HERE = Path(__file__).parent
 

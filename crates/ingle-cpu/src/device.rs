@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The device: its options, and the choice of a kernel for each operation.
+
+use std::fmt;
+
+use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
+
+use crate::kernels::{Context, cast, elementwise, matmul, reduce, rows, views};
+use crate::layout::Layout;
+use crate::machine;
+use crate::memory::{Contents, MemoryPool};
+use crate::pool::ThreadPool;
+use crate::simd::Isa;
+use crate::storage::CpuStorage;
+
+/// How a [`CpuDevice`] is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that compute, the calling one included; the machine's cores if `None`.
+    pub threads: Option<usize>,
+    /// The instruction set; what the environment variable `INGLE_CPU` names if `None`, else the fastest.
+    pub isa: Option<Isa>,
+}
+
+/// The CPU as a device.
+pub struct CpuDevice {
+    cx: Context,
+}
+
+impl CpuDevice {
+    /// Starts the threads of a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the machine lacks the instruction set asked for, or `INGLE_CPU` names none.
+    pub fn new(options: CpuOptions) -> Result<CpuDevice> {
+        let isa = match options.isa {
+            Some(isa) => available(isa)?,
+            None => match std::env::var_os("INGLE_CPU") {
+                Some(name) => named(&name.to_string_lossy())?,
+                None => Isa::best(),
+            },
+        };
+        let threads = options.threads.unwrap_or_else(machine::cores).max(1);
+        Ok(CpuDevice { cx: Context { pool: ThreadPool::new(threads), memory: MemoryPool::new(), isa } })
+    }
+
+    /// Threads that compute, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.cx.pool.threads()
+    }
+
+    /// The instruction set its kernels use.
+    pub fn isa(&self) -> Isa {
+        self.cx.isa
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::Device { op: "start", device: "cpu", message }
+}
+
+fn known() -> String {
+    Isa::available().into_iter().map(Isa::name).collect::<Vec<_>>().join(", ")
+}
+
+fn available(isa: Isa) -> Result<Isa> {
+    if isa.is_available() {
+        return Ok(isa);
+    }
+    Err(refused(format!("this machine has no {isa}; choose among {}", known())))
+}
+
+/// The instruction set of this name. `avx512` is what of AVX-512 the machine has.
+fn named(name: &str) -> Result<Isa> {
+    match Isa::ALL.into_iter().find(|isa| isa.name() == name) {
+        Some(Isa::Avx512) if !Isa::Avx512.is_available() => available(Isa::Avx512f),
+        Some(isa) => available(isa),
+        None => Err(refused(format!("INGLE_CPU={name} names no instruction set; choose among {}", known()))),
+    }
+}
+
+impl fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuDevice").field("isa", &self.isa()).field("threads", &self.threads()).finish()
+    }
+}
+
+/// As many inputs as the operation takes; [`Op::infer`] has counted them.
+fn take<const N: usize>(op: &Op, inputs: Vec<Tensor>) -> Result<[CpuStorage; N]> {
+    let storages: Vec<CpuStorage> =
+        inputs.into_iter().map(|tensor| CpuStorage::of(op.name(), tensor)).collect::<Result<_>>()?;
+    storages.try_into().map_err(|storages: Vec<_>| Error::Arity {
+        op: op.name(),
+        expected: "what infer accepts",
+        found: storages.len(),
+    })
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn description(&self) -> String {
+        let memory = machine::memory().map(|bytes| format!(", {} GiB", bytes.div_ceil(1 << 30))).unwrap_or_default();
+        format!("{}, {}, {} threads{memory}", machine::processor(), self.isa(), self.threads())
+    }
+
+    fn run(&self, op: &Op, inputs: Vec<Tensor>, output: &Spec) -> Result<Storage> {
+        let cx = &self.cx;
+        let name = op.name();
+        let shape = &output.shape;
+        let result = match op {
+            Op::Full { value, .. } => views::full(cx, output, *value),
+            Op::Arange { .. } => views::arange(cx, shape),
+            Op::Reshape { shape } => {
+                let [x] = take(op, inputs)?;
+                views::reshape(cx, x, shape)
+            }
+            Op::Permute { axes } => {
+                let [x] = take(op, inputs)?;
+                let layout = x.layout().permute(axes);
+                Ok(x.view(layout))
+            }
+            Op::Slice { axis, start, step, .. } => {
+                let [x] = take(op, inputs)?;
+                let layout = x.layout().slice(*axis, *start, *step, shape[*axis]);
+                Ok(x.view(layout))
+            }
+            Op::Broadcast { shape } => {
+                let [x] = take(op, inputs)?;
+                let layout = x.layout().broadcast(shape);
+                Ok(x.view(layout))
+            }
+            Op::Concat { axis } => {
+                let parts: Vec<CpuStorage> =
+                    inputs.into_iter().map(|tensor| CpuStorage::of(name, tensor)).collect::<Result<_>>()?;
+                views::concat(cx, &parts, *axis, output)
+            }
+            Op::Cast { dtype } => {
+                let [x] = take(op, inputs)?;
+                cast::cast(cx, x, *dtype)
+            }
+            Op::Unary(function) => {
+                let [x] = take(op, inputs)?;
+                elementwise::unary(cx, *function, x)
+            }
+            Op::Binary(function) => elementwise::binary(cx, *function, take(op, inputs)?, shape),
+            Op::Compare(comparison) => elementwise::compare(cx, *comparison, &take(op, inputs)?, shape),
+            Op::Select => elementwise::select(cx, take(op, inputs)?, shape),
+            Op::Reduce { op: function, axis } => {
+                let [x] = take(op, inputs)?;
+                reduce::reduce(cx, *function, *axis, x)
+            }
+            Op::ArgMax { axis } => {
+                let [x] = take(op, inputs)?;
+                reduce::argmax(cx, *axis, x)
+            }
+            Op::MatMul => matmul::matmul(cx, take(op, inputs)?, output),
+            Op::TakeRows => rows::take(cx, take(op, inputs)?, output),
+            Op::WriteRows => rows::write(cx, take(op, inputs)?),
+            Op::Linear if inputs.len() == 3 => {
+                let [x, weight, bias] = take(op, inputs)?;
+                matmul::linear(cx, [x, weight], Some(bias), output)
+            }
+            Op::Linear => matmul::linear(cx, take(op, inputs)?, None, output),
+            _ => {
+                return match op.decompose(&inputs) {
+                    Some(result) => Ok(result?.into_storage()),
+                    None => Err(Error::Device {
+                        op: name,
+                        device: "cpu",
+                        message: "this device does not know the operation; update ingle-cpu".into(),
+                    }),
+                };
+            }
+        };
+        Ok(result?.into_storage())
+    }
+
+    fn upload(&self, bytes: Bytes, spec: &Spec) -> Result<Storage> {
+        let aligned = bytes.as_ptr().align_offset(spec.dtype.size()) == 0;
+        let buffer = if aligned {
+            self.cx.memory.share(bytes)?
+        } else {
+            let mut buffer = self.cx.memory.take(bytes.len(), Contents::Anything)?;
+            if let Some(to) = buffer.bytes_mut() {
+                to.copy_from_slice(&bytes);
+            }
+            buffer
+        };
+        Ok(CpuStorage::new(buffer, Layout::contiguous(&spec.shape), spec.dtype).into_storage())
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        views::bytes(&self.cx, CpuStorage::of("download", tensor.clone())?)
+    }
+
+    fn activation_dtype(&self, _weights: DType) -> DType {
+        DType::F32
+    }
+
+    fn memory(&self) -> Memory {
+        self.cx.memory.memory()
+    }
+
+    fn reset_peak_memory(&self) {
+        self.cx.memory.reset_peak();
+    }
+
+    fn set_memory_limit(&self, bytes: Option<usize>) {
+        self.cx.memory.set_limit(bytes);
+    }
+
+    fn set_cache_limit(&self, bytes: Option<usize>) {
+        self.cx.memory.set_cache_limit(bytes);
+    }
+
+    fn clear_cache(&self) {
+        self.cx.memory.clear_cache();
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Conversion between dtypes.
+
+use ingle_tensor::{DType, Result};
+
+use super::{BLOCK, Context, Pieces, Reader};
+use crate::number::{Convert, Float, Integer, with_float_or_integer, with_number};
+use crate::storage::CpuStorage;
+
+/// [`ingle_tensor::Op::Cast`].
+pub(crate) fn cast(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<CpuStorage> {
+    if storage.dtype() == dtype {
+        return Ok(storage);
+    }
+    with_number!(dtype, To => {
+        with_float_or_integer!(storage.dtype(),
+            From => from_float::<From, To>(cx, &storage),
+            From => from_integer::<From, To>(cx, &storage))
+    })
+}
+
+const WORK: Pieces = Pieces { size: BLOCK, cost: 1 };
+
+fn from_float<From: Float, To: Convert>(cx: &Context, storage: &CpuStorage) -> Result<CpuStorage> {
+    let shape = storage.layout().shape();
+    let reader = Reader::<From>::new(storage, shape);
+    cx.make::<To>(shape, |out| {
+        cx.pieces("cast", out, WORK, |piece, out| {
+            let mut scratch = [0.0; BLOCK];
+            To::from_f32_all(reader.block(piece * BLOCK, &mut scratch, out.len()), out);
+        })
+    })
+}
+
+fn from_integer<From: Integer, To: Convert>(cx: &Context, storage: &CpuStorage) -> Result<CpuStorage> {
+    let shape = storage.layout().shape();
+    let reader = Reader::<From>::new(storage, shape);
+    cx.make::<To>(shape, |out| {
+        cx.pieces("cast", out, WORK, |piece, out| {
+            let mut scratch = [From::default(); BLOCK];
+            let from = reader.block(piece * BLOCK, &mut scratch, out.len());
+            for (to, from) in out.iter_mut().zip(from) {
+                *to = To::from_i64((*from).into());
+            }
+        })
+    })
+}

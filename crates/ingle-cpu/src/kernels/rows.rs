@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Rows of a table by number: reading them and writing them.
+
+use ingle_tensor::{Element, Error, Result, Spec};
+
+use super::{BLOCK, Context, Pieces, contiguous, elements_mut, views};
+use crate::layout::Layout;
+use crate::memory::Contents;
+use crate::number::{Float, with_float};
+use crate::storage::CpuStorage;
+
+/// An index tensor's values, each checked against the length of the axis it points into.
+fn checked(op: &'static str, index: &[i32], len: usize) -> Result<()> {
+    match index.iter().find(|&&i| usize::try_from(i).map_or(true, |i| i >= len)) {
+        Some(&index) => Err(Error::Index { op, index: index.into(), len }),
+        None => Ok(()),
+    }
+}
+
+/// The elements of a tensor that [`contiguous`] gave.
+pub(super) fn packed<T: Element>(storage: &CpuStorage) -> &[T] {
+    storage.contiguous().unwrap_or_default()
+}
+
+/// [`ingle_tensor::Op::TakeRows`].
+pub(crate) fn take(cx: &Context, [table, index]: [CpuStorage; 2], output: &Spec) -> Result<CpuStorage> {
+    let index = contiguous(cx, index)?;
+    let index = packed::<i32>(&index);
+    checked("take_rows", index, table.layout().shape()[0])?;
+    match table.dtype().size() {
+        1 => take_as::<u8>(cx, table, index, output),
+        2 => take_as::<half::f16>(cx, table, index, output),
+        4 => take_as::<u32>(cx, table, index, output),
+        _ => take_as::<i64>(cx, table, index, output),
+    }
+}
+
+fn take_as<T: Element>(cx: &Context, table: CpuStorage, index: &[i32], output: &Spec) -> Result<CpuStorage> {
+    let width: usize = output.shape[1..].iter().product();
+    let mut buffer = cx.buffer::<T>(output.shape.elements(), Contents::Anything)?;
+    let from = table.raw::<T>();
+    // One row as a view: rows differ only in where they start.
+    let row = table.layout().slice(0, 0, 1, 1.min(table.layout().shape()[0])).runs();
+    let stride = table.layout().strides()[0];
+    let rows = elements_mut::<T>(&mut buffer);
+    cx.pieces("take_rows", rows, Pieces { size: width, cost: 1 }, |t, out| {
+        views::copy_runs(from.get(index[t] as usize * stride..).unwrap_or_default(), &row, 0, out);
+    })?;
+    Ok(CpuStorage::new(buffer, Layout::contiguous(&output.shape), output.dtype))
+}
+
+/// [`ingle_tensor::Op::WriteRows`].
+pub(crate) fn write(cx: &Context, [target, rows, index]: [CpuStorage; 3]) -> Result<CpuStorage> {
+    let index = contiguous(cx, index)?;
+    let index = packed::<i32>(&index);
+    checked("write_rows", index, target.layout().shape()[0])?;
+    let rows = contiguous(cx, rows)?;
+    let (to, from) = (target.dtype(), rows.dtype());
+    with_float!("write_rows", to, To => with_float!("write_rows", from, From => write_as::<To, From>(cx, target, &rows, index)))
+}
+
+fn write_as<To: Float, From: Float>(
+    cx: &Context,
+    target: CpuStorage,
+    rows: &CpuStorage,
+    index: &[i32],
+) -> Result<CpuStorage> {
+    let rows = packed::<From>(rows);
+    let mut target = target;
+    if target.donated::<To>().is_none() {
+        target = views::copy(cx, &target)?;
+    }
+    let Some(out) = target.donated::<To>() else { return Ok(target) };
+    let width = rows.len() / index.len().max(1);
+    if width == 0 {
+        return Ok(target);
+    }
+    for (row, &i) in rows.chunks_exact(width).zip(index) {
+        let place = &mut out[i as usize * width..][..width];
+        convert(row, place);
+    }
+    Ok(target)
+}
+
+/// Rounds a row of one float type to another.
+fn convert<From: Float, To: Float>(from: &[From], to: &mut [To]) {
+    let mut scratch = [0.0; BLOCK];
+    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        match From::as_wide(from) {
+            Some(wide) => To::narrow_all(wide, to),
+            None => {
+                let wide = &mut scratch[..from.len()];
+                From::widen_all(from, wide);
+                To::narrow_all(wide, to);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Functions of an f32, without branches, so that loops over them become vector code.
+//!
+//! Each is within a few units in the last place. Polynomials are minimax fits of relative error (Lawson's
+//! iteration), their coefficients rounded to f32; ranges are reduced after Cody & Waite (1980).
+
+// The coefficients are given with the digits that identify an f32.
+#![allow(clippy::excessive_precision)]
+
+use std::f32::consts::LOG2_E;
+
+use crate::simd::Simd;
+
+/// Adding this leaves an f32's nearest integer in its low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// `ln 2` in two parts: products of the first with small integers are exact.
+const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+
+/// The polynomial with these coefficients, constant first, at `x`.
+#[inline(always)]
+fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
+    let mut sum = coefficients[N - 1];
+    for i in (0..N - 1).rev() {
+        sum = S::mul_add1(sum, x, coefficients[i]);
+    }
+    sum
+}
+
+/// `eˣ`.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
+    // Beyond these the result is infinite or zero; comparisons leave NaN alone.
+    let x = if x > 89.0 { 89.0 } else { x };
+    let x = if x < -105.0 { -105.0 } else { x };
+    let shifted = S::mul_add1(x, LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = S::mul_add1(n, -LN_2[1], S::mul_add1(n, -LN_2[0], x));
+    let q = polynomial::<S, 5>(
+        r,
+        [
+            0.499_999_940_395_355_2,
+            0.166_665_151_715_278_63,
+            0.041_668_456_047_773_36,
+            0.008_369_418_792_426_586,
+            0.001_381_314_243_189_990_5,
+        ],
+    );
+    let fraction = S::mul_add1(r * r, q, r) + 1.0;
+    // Two factors, since 2ⁿ alone may be below or above what an f32 holds.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    fraction * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// `2ⁿ` for `−126 ≤ n ≤ 127`.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+/// `1 / (1 + e⁻ˣ)`.
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<S>(-x))
+}
+
+/// The hyperbolic tangent.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
+    let size = x.abs();
+    let square = x * x;
+    let p = polynomial::<S, 5>(
+        square,
+        [
+            -0.333_332_806_825_637_8,
+            0.133_314_415_812_492_37,
+            -0.053_739_711_642_265_32,
+            0.020_639_078_691_601_753,
+            -0.005_704_978_480_935_097,
+        ],
+    );
+    let near = S::mul_add1(x * square, p, x);
+    let far = (1.0 - 2.0 / (exp::<S>(2.0 * size) + 1.0)).copysign(x);
+    if size < 0.625 { near } else { far }
+}
+
+/// The error function.
+#[inline(always)]
+pub(crate) fn erf<S: Simd>(x: f32) -> f32 {
+    let size = x.abs();
+    let p = polynomial::<S, 7>(
+        x * x,
+        [
+            0.128_379_166_126_251_22,
+            -0.376_126_319_169_998_17,
+            0.112_836_636_602_878_57,
+            -0.026_857_705_786_824_226,
+            0.005_196_951_795_369_387,
+            -0.000_809_770_193_882_286_5,
+            0.000_081_850_870_628_841_22,
+        ],
+    );
+    let near = S::mul_add1(x, p, x);
+    // erf x = 1 − e^(−q(x)); from 4 on it is 1.
+    let clamped = if size > 4.0 { 4.0 } else { size };
+    let q = polynomial::<S, 7>(
+        clamped,
+        [
+            0.000_211_304_039_112_292_23,
+            1.127_611_279_487_609_9,
+            0.637_290_358_543_396,
+            0.103_836_968_541_145_32,
+            -0.022_181_419_655_680_656,
+            0.003_031_828_673_556_447,
+            -0.000_194_778_651_348_315_18,
+        ],
+    );
+    let far = (1.0 - exp::<S>(-q)).copysign(x);
+    if size < 0.94 { near } else { far }
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Memory: aligned buffers that return to a pool when dropped, counted and limited.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use ingle_tensor::{Error, Memory, Result};
+
+/// Buffers start on a cache line, which is also the widest vector.
+pub(crate) const ALIGNMENT: usize = 64;
+
+/// Freed buffers kept for reuse unless the user says otherwise.
+const DEFAULT_CACHE_LIMIT: usize = 256 << 20;
+
+/// From this size on zeros are taken fresh from the system, which gives pages that cost nothing until
+/// they are touched.
+const LAZY_ZEROS: usize = 1 << 20;
+
+/// What a buffer's first contents must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// Whatever an earlier user left; the taker writes every element.
+    Anything,
+    /// Zeros.
+    Zeros,
+}
+
+/// The device's memory.
+#[derive(Debug)]
+pub(crate) struct MemoryPool {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Freed allocations by capacity.
+    free: BTreeMap<usize, Vec<Allocation>>,
+    memory: Memory,
+    limit: Option<usize>,
+    cache_limit: usize,
+}
+
+impl MemoryPool {
+    pub(crate) fn new() -> Arc<Self> {
+        let state =
+            State { free: BTreeMap::new(), memory: Memory::default(), limit: None, cache_limit: DEFAULT_CACHE_LIMIT };
+        Arc::new(MemoryPool { state: Mutex::new(state) })
+    }
+
+    /// A buffer of at least `len` bytes.
+    pub(crate) fn take(self: &Arc<Self>, len: usize, contents: Contents) -> Result<Buffer> {
+        let capacity = size_class(len);
+        let fresh = contents == Contents::Zeros && capacity >= LAZY_ZEROS;
+        let mut state = self.lock();
+        state.reserve(capacity)?;
+        let reused = if fresh { None } else { state.reuse(capacity) };
+        if reused.is_none() {
+            state.make_room();
+        }
+        drop(state);
+
+        let dirty = reused.is_some();
+        let Some(allocation) = reused.or_else(|| Allocation::zeroed(capacity)) else {
+            self.lock().memory.active -= capacity;
+            let message = format!("the system has no {capacity} bytes to give; use a smaller context or batch");
+            return Err(Error::Device { op: "allocate", device: "cpu", message });
+        };
+        let mut buffer = Buffer { source: Source::Pooled { allocation, pool: self.clone() }, len };
+        if dirty
+            && contents == Contents::Zeros
+            && let Some(bytes) = buffer.bytes_mut()
+        {
+            bytes.fill(0);
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer over the host's bytes, kept alive and counted until it drops.
+    pub(crate) fn share(self: &Arc<Self>, bytes: Bytes) -> Result<Buffer> {
+        self.lock().reserve(bytes.len())?;
+        Ok(Buffer { len: bytes.len(), source: Source::Shared { bytes, pool: self.clone() } })
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        self.lock().memory
+    }
+
+    pub(crate) fn reset_peak(&self) {
+        let mut state = self.lock();
+        state.memory.peak = state.memory.active;
+    }
+
+    pub(crate) fn set_limit(&self, bytes: Option<usize>) {
+        self.lock().limit = bytes;
+    }
+
+    pub(crate) fn set_cache_limit(&self, bytes: Option<usize>) {
+        let mut state = self.lock();
+        state.cache_limit = bytes.unwrap_or(DEFAULT_CACHE_LIMIT);
+        let limit = state.cache_limit;
+        state.shrink_cache(limit);
+    }
+
+    pub(crate) fn clear_cache(&self) {
+        self.lock().shrink_cache(0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The counters are consistent at every point where a panic could leave the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn reserve(&mut self, bytes: usize) -> Result<()> {
+        let active = self.memory.active;
+        let limit = self.limit.unwrap_or(usize::MAX);
+        match active.checked_add(bytes) {
+            Some(total) if total <= limit => {
+                self.memory.active = total;
+                self.memory.peak = self.memory.peak.max(total);
+                Ok(())
+            }
+            _ => Err(Error::Memory { device: "cpu", requested: bytes, active, limit }),
+        }
+    }
+
+    fn reuse(&mut self, capacity: usize) -> Option<Allocation> {
+        let found = self.free.get_mut(&capacity)?.pop()?;
+        self.memory.cached -= capacity;
+        Some(found)
+    }
+
+    /// With a limit, live and cached memory together stay below it where dropping the cache can do that.
+    fn make_room(&mut self) {
+        if let Some(limit) = self.limit {
+            self.shrink_cache(limit.saturating_sub(self.memory.active));
+        }
+    }
+
+    /// Frees the largest buffers first until at most `limit` bytes are cached.
+    fn shrink_cache(&mut self, limit: usize) {
+        while self.memory.cached > limit {
+            let Some(mut entry) = self.free.last_entry() else { return };
+            match entry.get_mut().pop() {
+                Some(allocation) => self.memory.cached -= allocation.capacity,
+                None => {
+                    entry.remove();
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self, allocation: Allocation) {
+        let capacity = allocation.capacity;
+        self.memory.active -= capacity;
+        if capacity > 0 && self.memory.cached + capacity <= self.cache_limit {
+            self.memory.cached += capacity;
+            self.free.entry(capacity).or_default().push(allocation);
+        }
+    }
+}
+
+/// Rounds a size up so that buffers of about the same size serve each other: powers of two with seven
+/// steps between, so at most an eighth is wasted.
+fn size_class(len: usize) -> usize {
+    if len <= ALIGNMENT {
+        return if len == 0 { 0 } else { ALIGNMENT };
+    }
+    let step = (len.checked_next_power_of_two().unwrap_or(len) / 16).max(ALIGNMENT);
+    len.checked_next_multiple_of(step).unwrap_or(len)
+}
+
+/// A block of memory from the system allocator, zeroed when it was taken and so always initialised.
+#[derive(Debug)]
+struct Allocation {
+    start: NonNull<u8>,
+    capacity: usize,
+}
+
+// SAFETY: an allocation is plain memory with one owner; nothing in it is tied to a thread.
+unsafe impl Send for Allocation {}
+// SAFETY: shared references give only reads of initialised bytes.
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    /// `None` where the system has no such memory.
+    fn zeroed(capacity: usize) -> Option<Self> {
+        if capacity == 0 {
+            return Some(Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity });
+        }
+        let layout = Layout::from_size_align(capacity, ALIGNMENT).ok()?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Allocation { start, capacity })
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.capacity > 0 {
+            // SAFETY: `start` came from `alloc_zeroed` with this very layout, which was valid then.
+            unsafe { dealloc(self.start.as_ptr(), Layout::from_size_align_unchecked(self.capacity, ALIGNMENT)) }
+        }
+    }
+}
+
+/// Gives a dangling pointer its alignment.
+#[repr(align(64))]
+struct Aligned;
+
+/// Bytes that tensors lie in: the pool's own, or the host's.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    source: Source,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Source {
+    Pooled { allocation: Allocation, pool: Arc<MemoryPool> },
+    Shared { bytes: Bytes, pool: Arc<MemoryPool> },
+}
+
+impl Buffer {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.source {
+            // SAFETY: the allocation holds at least `len` initialised bytes and lives as long as `self`;
+            // writes need `&mut self`.
+            Source::Pooled { allocation, .. } => unsafe {
+                std::slice::from_raw_parts(allocation.start.as_ptr(), self.len)
+            },
+            Source::Shared { bytes, .. } => bytes,
+        }
+    }
+
+    /// The bytes to write to; `None` if they are the host's.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.source {
+            // SAFETY: as in `bytes`, and `&mut self` is the only access.
+            Source::Pooled { allocation, .. } => {
+                Some(unsafe { std::slice::from_raw_parts_mut(allocation.start.as_ptr(), self.len) })
+            }
+            Source::Shared { .. } => None,
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        match &mut self.source {
+            Source::Pooled { allocation, pool } => {
+                let empty = Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity: 0 };
+                let allocation = std::mem::replace(allocation, empty);
+                pool.lock().give_back(allocation);
+            }
+            Source::Shared { bytes, pool } => pool.lock().memory.active -= bytes.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_buffers_are_reused_good() -> Result<()> {
+        let pool = MemoryPool::new();
+        let buffer = pool.take(1000, Contents::Anything)?;
+        let address = buffer.bytes().as_ptr();
+        assert_eq!(address.align_offset(ALIGNMENT), 0);
+        assert_eq!(pool.memory(), Memory { active: 1024, peak: 1024, cached: 0 });
+        drop(buffer);
+        assert_eq!(pool.memory(), Memory { active: 0, peak: 1024, cached: 1024 });
+        assert_eq!(pool.take(1020, Contents::Anything)?.bytes().as_ptr(), address);
+        pool.reset_peak();
+        pool.clear_cache();
+        assert_eq!(pool.memory(), Memory::default());
+        Ok(())
+    }
+
+    #[test]
+    fn zeros_are_zeros_again_good() -> Result<()> {
+        let pool = MemoryPool::new();
+        for len in [64, 4096, LAZY_ZEROS] {
+            let mut buffer = pool.take(len, Contents::Anything)?;
+            if let Some(bytes) = buffer.bytes_mut() {
+                bytes.fill(7);
+            }
+            drop(buffer);
+            assert!(pool.take(len, Contents::Zeros)?.bytes().iter().all(|&byte| byte == 0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_limit_refuses_bad() -> Result<()> {
+        let pool = MemoryPool::new();
+        pool.set_limit(Some(4096));
+        let held = pool.take(4096, Contents::Anything)?;
+        let refused = pool.take(1, Contents::Anything).map(|_| ());
+        assert_eq!(refused, Err(Error::Memory { device: "cpu", requested: 64, active: 4096, limit: 4096 }));
+        drop(held);
+        let too_large = pool.take(8192, Contents::Zeros).map(|_| ());
+        assert!(matches!(too_large, Err(Error::Memory { requested: 8192, active: 0, .. })));
+        pool.set_limit(None);
+        assert!(pool.take(usize::MAX / 4, Contents::Zeros).is_err(), "no machine has that much");
+        assert_eq!(pool.memory().active, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn the_cache_limit_holds_ugly() -> Result<()> {
+        let pool = MemoryPool::new();
+        pool.set_cache_limit(Some(1000));
+        drop(pool.take(2000, Contents::Anything)?);
+        drop(pool.take(0, Contents::Anything)?);
+        assert_eq!(pool.memory().cached, 0);
+        pool.set_cache_limit(None);
+        drop(pool.take(2000, Contents::Anything)?);
+        assert_eq!(pool.memory().cached, 2048);
+        pool.set_cache_limit(Some(0));
+        assert_eq!(pool.memory().cached, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn shared_bytes_count_as_active_ugly() -> Result<()> {
+        let pool = MemoryPool::new();
+        let mut buffer = pool.share(Bytes::from_static(b"weights"))?;
+        assert_eq!(pool.memory().active, 7);
+        assert!(buffer.bytes_mut().is_none());
+        drop(buffer);
+        assert_eq!(pool.memory().active, 0);
+        pool.set_limit(Some(3));
+        assert!(pool.share(Bytes::from_static(b"weights")).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn classes_waste_little_ugly() {
+        for len in [0usize, 1, 63, 64, 65, 1000, 4097, 1 << 20, (1 << 20) + 1, 123_456_789] {
+            let class = size_class(len);
+            assert!(class >= len && class <= len + (len / 7).max(ALIGNMENT), "{len} → {class}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Vectors of f32, one implementation per instruction set, and the choice among them at run time.
+//!
+//! A kernel is written once, generic over [`Simd`], as a type that implements [`Kernel`]. [`Isa::dispatch`]
+//! compiles it once for every instruction set and calls the one chosen. Everything on the way is
+//! `#[inline(always)]`, so that the kernel's whole body is compiled with the instruction set enabled.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust: whatever the build's target has.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512f,
+    /// As [`Isa::Avx512f`], with the BF16 dot product.
+    Avx512,
+    /// AArch64 with NEON.
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set, slowest first.
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512f, Isa::Avx512, Isa::Neon];
+
+    /// The name by which `INGLE_CPU` chooses it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512f => "avx512f",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512f => x86::has_avx512f(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::has_avx512f() && std::arch::is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            _ => false,
+        }
+    }
+
+    /// The instruction sets that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The fastest instruction set that this machine has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rfind(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    ///
+    /// Devices are made only with an instruction set that the machine has, which makes this sound.
+    #[inline]
+    pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        debug_assert!(self.is_available());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx2 => unsafe { x86::with_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx512f | Isa::Avx512 => unsafe { x86::with_avx512f(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Neon => unsafe { neon::with_neon(kernel) },
+            _ => kernel.run::<scalar::Scalar>(),
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Work to be compiled for every instruction set. Implementations of `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// A vector of [`Simd::LANES`] f32 and what kernels do with it.
+///
+/// # Safety
+///
+/// The methods use instructions that the machine may lack: they must be called only below
+/// [`Isa::dispatch`]. Loads and stores read and write where the pointer points, aligned to the element:
+/// `LANES` elements, or `n < LANES` for the `_part` forms, whose other lanes are zero.
+#[allow(clippy::missing_safety_doc)] // said once, above
+pub(crate) trait Simd: Copy + 'static {
+    type Vector: Copy;
+    /// Elements in a vector.
+    const LANES: usize;
+    /// Rows and columns of the product tile that fills the registers.
+    const TILE_ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self::Vector;
+    unsafe fn load(from: *const f32) -> Self::Vector;
+    unsafe fn load_part(from: *const f32, n: usize) -> Self::Vector;
+    unsafe fn load_bf16(from: *const bf16) -> Self::Vector;
+    unsafe fn load_bf16_part(from: *const bf16, n: usize) -> Self::Vector;
+    unsafe fn load_f16(from: *const f16) -> Self::Vector;
+    unsafe fn load_f16_part(from: *const f16, n: usize) -> Self::Vector;
+    unsafe fn store(to: *mut f32, value: Self::Vector);
+    unsafe fn store_part(to: *mut f32, n: usize, value: Self::Vector);
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a · b + c`, rounded once where the instruction set has it.
+    unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The sum over the lanes: lane `i` with lane `i + LANES / 2`, then halves of that, down to one.
+    unsafe fn sum(v: Self::Vector) -> f32;
+    /// [`Simd::sum`] of four vectors, to the bit.
+    unsafe fn sum4(v: [Self::Vector; 4]) -> [f32; 4];
+
+    /// `a · b + c` of single elements, rounded as [`Simd::mul_add`] rounds.
+    fn mul_add1(a: f32, b: f32, c: f32) -> f32;
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The portable path: arrays that the compiler turns into whatever the build's target has.
+
+use half::{bf16, f16};
+
+use super::Simd;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+const LANES: usize = 8;
+
+#[inline(always)]
+fn part<T: Copy>(from: *const T, n: usize, widen: impl Fn(T) -> f32) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller vouches for `n` elements.
+        *lane = widen(unsafe { *from.add(i) });
+    }
+    lanes
+}
+
+#[inline(always)]
+fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Scalar {
+    type Vector = [f32; LANES];
+    const LANES: usize = LANES;
+    const TILE_ROWS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::Vector {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Vector {
+        part(from, LANES, |x| x)
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, n: usize) -> Self::Vector {
+        part(from, n, |x| x)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self::Vector {
+        part(from, LANES, bf16_to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_part(from: *const bf16, n: usize) -> Self::Vector {
+        part(from, n, bf16_to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self::Vector {
+        part(from, LANES, f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16_part(from: *const f16, n: usize) -> Self::Vector {
+        part(from, n, f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: Self::Vector) {
+        // SAFETY: the caller vouches for `LANES` elements.
+        unsafe { to.cast::<Self::Vector>().write_unaligned(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, n: usize, value: Self::Vector) {
+        for (i, &lane) in value.iter().enumerate().take(n) {
+            // SAFETY: the caller vouches for `n` elements.
+            unsafe { *to.add(i) = lane }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: Self::Vector) -> f32 {
+        let quarter: [f32; 4] = std::array::from_fn(|i| v[i] + v[i + 4]);
+        (quarter[0] + quarter[2]) + (quarter[1] + quarter[3])
+    }
+
+    #[inline(always)]
+    unsafe fn sum4(v: [Self::Vector; 4]) -> [f32; 4] {
+        // SAFETY: no more is asked for than here.
+        v.map(|v| unsafe { Self::sum(v) })
+    }
+
+    #[inline(always)]
+    fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+#[inline(always)]
+fn bf16_to_f32(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}

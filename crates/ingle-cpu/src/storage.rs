@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The CPU's representation of a tensor: a shared buffer and how a view lies in it.
+
+use std::sync::Arc;
+
+use ingle_tensor::{DType, Element, Error, Result, Storage, Tensor};
+
+use crate::layout::Layout;
+use crate::memory::Buffer;
+
+/// A view of a buffer. Cloning it shares the buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct CpuStorage {
+    buffer: Arc<Buffer>,
+    layout: Layout,
+    dtype: DType,
+}
+
+impl CpuStorage {
+    /// A view of a buffer that holds elements of `dtype` wherever `layout` looks.
+    pub(crate) fn new(buffer: Buffer, layout: Layout, dtype: DType) -> Self {
+        CpuStorage { buffer: Arc::new(buffer), layout, dtype }
+    }
+
+    /// The storage of an input. A tensor's last handle gives its buffer's last handle, so that
+    /// [`CpuStorage::donated`] may write to it.
+    pub(crate) fn of(op: &'static str, tensor: Tensor) -> Result<Self> {
+        match tensor.into_storage().take::<CpuStorage>() {
+            Ok(own) => Ok(own),
+            Err(shared) => shared.get::<CpuStorage>().cloned().ok_or_else(|| Error::Device {
+                op,
+                device: "cpu",
+                message: "an input is not a tensor of this device; move it here first".into(),
+            }),
+        }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.layout.elements()
+    }
+
+    /// Another view of the same buffer.
+    pub(crate) fn view(self, layout: Layout) -> Self {
+        CpuStorage { layout, ..self }
+    }
+
+    /// The whole buffer as elements; the layout's indices point into it.
+    pub(crate) fn buffer<T: Element>(&self) -> &[T] {
+        debug_assert_eq!(T::DTYPE, self.dtype);
+        self.raw()
+    }
+
+    /// The whole buffer as elements of some type as wide as the dtype, for moving them about.
+    pub(crate) fn raw<T: Element>(&self) -> &[T] {
+        debug_assert_eq!(T::DTYPE.size(), self.dtype.size());
+        let bytes = self.buffer.bytes();
+        // Pooled buffers are aligned for everything; uploads that are not were copied. A tail shorter than
+        // an element belongs to no element.
+        bytemuck::cast_slice(&bytes[..bytes.len() - bytes.len() % size_of::<T>()])
+    }
+
+    /// The elements, if they lie row-major without gaps.
+    pub(crate) fn contiguous<T: Element>(&self) -> Option<&[T]> {
+        if !self.layout.is_contiguous() {
+            return None;
+        }
+        let start = self.layout.offset();
+        self.buffer().get(start..start + self.elements())
+    }
+
+    /// The elements to write to, if nobody else can see them and they lie row-major without gaps.
+    pub(crate) fn donated<T: Element>(&mut self) -> Option<&mut [T]> {
+        if T::DTYPE != self.dtype || !self.layout.is_contiguous() {
+            return None;
+        }
+        let (start, len) = (self.layout.offset(), self.elements());
+        let bytes = Arc::get_mut(&mut self.buffer)?.bytes_mut()?;
+        let whole = bytes.len() - bytes.len() % size_of::<T>();
+        bytemuck::cast_slice_mut(&mut bytes[..whole]).get_mut(start..start + len)
+    }
+
+    pub(crate) fn into_storage(self) -> Storage {
+        Storage::new(self)
+    }
+}

@@ -36,6 +36,14 @@ impl ModelFiles {
         Ok(ModelFiles::Directory(path.into()))
     }
 
+    /// The model's name: its folder's path, or the embedded model's name.
+    pub fn name(&self) -> String {
+        match self {
+            ModelFiles::Directory(path) => path.display().to_string(),
+            ModelFiles::Embedded { name, .. } => (*name).to_owned(),
+        }
+    }
+
     /// The file's name with its folder, for messages.
     pub fn locate(&self, name: &str) -> String {
         match self {

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The decoder that Llama, Qwen and Gemma share: embed, then attend and think in turn, then score the vocabulary.
+//!
+//! What an architecture has of its own is plain data in [`DecoderConfig`]; its file fills that in. Tensors and
+//! fields have the names that checkpoints and `config.json` give them.
+
+use ingle_nn::{
+    Batch, Bias, CacheLayer, Embedding, KvCache, Linear, Result, RmsNorm, RmsNormConfig, RotaryConfig, RotaryEmbedding,
+    Weights,
+};
+use ingle_tensor::{Activation, DType, DeviceHandle, Tensor};
+
+use crate::config::LayerType;
+use crate::{Model, Summary};
+
+/// A decoder's sizes and choices. In the shapes below `T` is the number of tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DecoderConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub max_position_embeddings: usize,
+    pub hidden_act: Activation,
+    pub norm: RmsNormConfig,
+    /// Where a block normalises.
+    pub norms: BlockNorms,
+    /// Whether each query and key head is normalised.
+    pub qk_norm: bool,
+    /// Of `q_proj`, `k_proj` and `v_proj`.
+    pub qkv_bias: Bias,
+    /// Of `o_proj`.
+    pub o_bias: Bias,
+    pub mlp_bias: Bias,
+    /// Multiplies embeddings.
+    pub embedding_scale: Option<f64>,
+    /// Multiplies attention scores.
+    pub attention_scale: f64,
+    pub attn_logit_softcapping: Option<f64>,
+    pub final_logit_softcapping: Option<f64>,
+    /// One for each layer.
+    pub layer_types: Vec<LayerType>,
+    /// The window of the sliding layers.
+    pub sliding_window: Option<usize>,
+    pub rope: RotaryConfig,
+    /// Of the sliding layers.
+    pub rope_local: RotaryConfig,
+    pub tie_word_embeddings: bool,
+}
+
+/// Where a block normalises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockNorms {
+    /// What goes into attention and into the MLP.
+    Before,
+    /// What goes in and what comes out.
+    BeforeAndAfter,
+}
+
+/// `[T, hidden]` → `[T, hidden]`: what each token learns from those before it.
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    qk_norm: Option<[RmsNorm; 2]>,
+    rope: RotaryEmbedding,
+    cache: CacheLayer,
+    num_attention_heads: usize,
+    scale: f32,
+    soft_cap: Option<f32>,
+}
+
+impl Attention {
+    fn load(weights: &Weights<'_>, config: &DecoderConfig, layer_type: LayerType) -> Result<Self> {
+        let DecoderConfig { hidden_size, head_dim, num_attention_heads, num_key_value_heads, .. } = *config;
+        let (queries, keys) = (num_attention_heads * head_dim, num_key_value_heads * head_dim);
+        let norm = |name| RmsNorm::load(&weights.scope(name), head_dim, config.norm);
+        let (rope, window) = match layer_type {
+            LayerType::FullAttention => (&config.rope, None),
+            LayerType::SlidingAttention => (&config.rope_local, config.sliding_window),
+        };
+        let rope = RotaryEmbedding::new(weights.device(), rope)?;
+        Ok(Attention {
+            q_proj: Linear::load(&weights.scope("q_proj"), [queries, hidden_size], config.qkv_bias)?,
+            k_proj: Linear::load(&weights.scope("k_proj"), [keys, hidden_size], config.qkv_bias)?,
+            v_proj: Linear::load(&weights.scope("v_proj"), [keys, hidden_size], config.qkv_bias)?,
+            o_proj: Linear::load(&weights.scope("o_proj"), [hidden_size, queries], config.o_bias)?,
+            qk_norm: if config.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None },
+            cache: CacheLayer { kv_heads: num_key_value_heads, head_dim, window },
+            num_attention_heads,
+            scale: config.attention_scale as f32 * rope.score_factor(),
+            soft_cap: config.attn_logit_softcapping.map(|cap| cap as f32),
+            rope,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, batch: &Batch, cache: &mut KvCache, layer: usize) -> Result<Tensor> {
+        let CacheLayer { kv_heads, head_dim, .. } = self.cache;
+        let tokens = x.shape()[0];
+        let mut q = self.q_proj.forward(x)?.reshape([tokens, self.num_attention_heads, head_dim])?;
+        let mut k = self.k_proj.forward(x)?.reshape([tokens, kv_heads, head_dim])?;
+        let v = self.v_proj.forward(x)?.reshape([tokens, kv_heads, head_dim])?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let q = self.rope.forward(&q, &batch.positions)?;
+        let k = self.rope.forward(&k, &batch.positions)?;
+        let attended = cache.attend(layer, [&q, &k, &v], batch, self.scale, self.soft_cap)?;
+        self.o_proj.forward(&attended.reshape([tokens, self.num_attention_heads * head_dim])?)
+    }
+}
+
+/// `[T, hidden]` → `[T, hidden]`: a gated linear unit, each token for itself.
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    hidden_act: Activation,
+}
+
+impl Mlp {
+    fn load(weights: &Weights<'_>, config: &DecoderConfig) -> Result<Self> {
+        let DecoderConfig { hidden_size, intermediate_size, mlp_bias, .. } = *config;
+        Ok(Mlp {
+            gate_proj: Linear::load(&weights.scope("gate_proj"), [intermediate_size, hidden_size], mlp_bias)?,
+            up_proj: Linear::load(&weights.scope("up_proj"), [intermediate_size, hidden_size], mlp_bias)?,
+            down_proj: Linear::load(&weights.scope("down_proj"), [hidden_size, intermediate_size], mlp_bias)?,
+            hidden_act: config.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.down_proj.forward(&self.gate_proj.forward(x)?.glu(&self.up_proj.forward(x)?, self.hidden_act)?)
+    }
+}
+
+/// What goes into and comes out of one half of a block.
+struct Residual {
+    before: RmsNorm,
+    after: Option<RmsNorm>,
+}
+
+impl Residual {
+    /// `x + after(inner(before(x)))`.
+    fn around(&self, x: &Tensor, inner: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let y = inner(&self.before.forward(x)?)?;
+        let y = match &self.after {
+            Some(after) => after.forward(&y)?,
+            None => y,
+        };
+        Ok(x.add(&y)?)
+    }
+}
+
+/// Attention, then the MLP, each beside the residual stream.
+struct Block {
+    self_attn: Attention,
+    mlp: Mlp,
+    around_attn: Residual,
+    around_mlp: Residual,
+}
+
+impl Block {
+    fn load(weights: &Weights<'_>, config: &DecoderConfig, layer_type: LayerType) -> Result<Self> {
+        let norm = |name| RmsNorm::load(&weights.scope(name), config.hidden_size, config.norm);
+        let before_attn = norm("input_layernorm")?;
+        // Not a slip: without norms after, `post_attention_layernorm` is the one before the MLP.
+        let (after_attn, before_mlp, after_mlp) = match config.norms {
+            BlockNorms::Before => (None, norm("post_attention_layernorm")?, None),
+            BlockNorms::BeforeAndAfter => (
+                Some(norm("post_attention_layernorm")?),
+                norm("pre_feedforward_layernorm")?,
+                Some(norm("post_feedforward_layernorm")?),
+            ),
+        };
+        Ok(Block {
+            self_attn: Attention::load(&weights.scope("self_attn"), config, layer_type)?,
+            mlp: Mlp::load(&weights.scope("mlp"), config)?,
+            around_attn: Residual { before: before_attn, after: after_attn },
+            around_mlp: Residual { before: before_mlp, after: after_mlp },
+        })
+    }
+}
+
+/// A decoder with its weights.
+pub(crate) struct Decoder {
+    summary: Summary,
+    device: DeviceHandle,
+    activations: DType,
+    embed_tokens: Embedding,
+    embedding_scale: Option<f64>,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    final_logit_softcapping: Option<f64>,
+}
+
+impl Decoder {
+    /// Loads the decoder from `model` and, if it is not tied to the embeddings, its head from `lm_head`.
+    pub(crate) fn load(
+        config: &DecoderConfig,
+        summary: Summary,
+        [model, lm_head]: [&Weights<'_>; 2],
+    ) -> Result<Self> {
+        let device = model.device().clone();
+        let table = [config.vocab_size, config.hidden_size];
+        let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table)?;
+        let blocks = config.layer_types.iter().enumerate();
+        let layers = blocks
+            .map(|(index, &layer_type)| Block::load(&model.scope(&format!("layers.{index}")), config, layer_type))
+            .collect::<Result<_>>()?;
+        let norm = RmsNorm::load(&model.scope("norm"), config.hidden_size, config.norm)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => embed_tokens.as_linear(),
+            false => Linear::load(lm_head, table, Bias::Absent)?,
+        };
+        let loaded = model.loaded();
+        Ok(Decoder {
+            activations: device.activation_dtype(summary.dtype),
+            summary: Summary { parameters: loaded.parameters, weight_bytes: loaded.bytes, ..summary },
+            device,
+            embed_tokens,
+            embedding_scale: config.embedding_scale,
+            layers,
+            norm,
+            lm_head,
+            final_logit_softcapping: config.final_logit_softcapping,
+        })
+    }
+}
+
+impl Model for Decoder {
+    fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn cache_layers(&self) -> Vec<CacheLayer> {
+        self.layers.iter().map(|block| block.self_attn.cache).collect()
+    }
+
+    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Tensor> {
+        let mut x = self.embed_tokens.forward(&batch.tokens, self.activations)?;
+        if let Some(scale) = self.embedding_scale {
+            x = x.scale(scale)?;
+        }
+        for (index, block) in self.layers.iter().enumerate() {
+            x = block.around_attn.around(&x, |x| block.self_attn.forward(x, batch, cache, index))?;
+            // Past the last attention no other token looks at these: keep those whose logits are wanted.
+            if index + 1 == self.layers.len() {
+                x = x.take_rows(&batch.outputs)?;
+            }
+            x = block.around_mlp.around(&x, |x| block.mlp.forward(x))?;
+        }
+        let logits = self.lm_head.forward(&self.norm.forward(&x)?.cast(DType::F32)?)?;
+        match self.final_logit_softcapping {
+            Some(cap) => Ok(logits.soft_cap(cap as f32)?),
+            None => Ok(logits),
+        }
+    }
+
+    fn device(&self) -> &DeviceHandle {
+        &self.device
+    }
+}

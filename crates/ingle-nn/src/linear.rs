@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The affine map that most of a language model's arithmetic is.
+
+use ingle_tensor::Tensor;
+
+use crate::{Result, Weights};
+
+/// `x · weightᵀ + bias`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// Whether a [`Linear`] has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// `x · weightᵀ`.
+    Absent,
+    /// `x · weightᵀ + bias`.
+    Present,
+}
+
+impl Linear {
+    /// Loads `weight [outputs, inputs]` and, if there is one, `bias [outputs]`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::tensor`].
+    pub fn load(weights: &Weights<'_>, [outputs, inputs]: [usize; 2], bias: Bias) -> Result<Self> {
+        let bias = match bias {
+            Bias::Absent => None,
+            Bias::Present => Some(weights.tensor("bias", [outputs])?),
+        };
+        Ok(Linear { weight: weights.tensor("weight", [outputs, inputs])?, bias })
+    }
+
+    /// A map of this weight, `[outputs, inputs]`, and no bias.
+    pub fn from_weight(weight: Tensor) -> Self {
+        Linear { weight, bias: None }
+    }
+
+    /// `x […, inputs]` → `[…, outputs]`, in the dtype of `x`.
+    ///
+    /// # Errors
+    /// Those of the tensor operation.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.linear(&self.weight, self.bias.as_ref())?)
+    }
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Weights on their way from a checkpoint to a device.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use ingle_tensor::{DType, DeviceHandle, Shape, Spec, Tensor};
+
+use crate::checkpoint::{Checkpoint, StoredTensor, join};
+use crate::{Error, Result};
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes read from the checkpoint so far.
+    pub loaded_bytes: usize,
+    /// Bytes that the checkpoint holds.
+    pub total_bytes: usize,
+}
+
+/// What was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Elements of all tensors.
+    pub parameters: usize,
+    /// Bytes they take as they are kept.
+    pub bytes: usize,
+}
+
+/// Called after every few megabytes read.
+pub type OnProgress<'a> = dyn FnMut(LoadProgress) + 'a;
+
+/// A checkpoint's tensors under one prefix, to be put on a device by name.
+///
+/// Models load as the checkpoint is written: `weights.scope("layers.3").tensor("mlp.up_proj.weight", [n, k])`.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    loader: Rc<Loader<'a>>,
+    prefix: String,
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    device: DeviceHandle,
+    dtype: Option<DType>,
+    on_progress: RefCell<&'a mut OnProgress<'a>>,
+    read_bytes: Cell<usize>,
+    loaded: Cell<Loaded>,
+}
+
+impl<'a> Weights<'a> {
+    /// All of `checkpoint`'s tensors, to be kept on `device` as `dtype`, or as they are stored if `None`.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        device: &DeviceHandle,
+        dtype: Option<DType>,
+        on_progress: &'a mut OnProgress<'a>,
+    ) -> Self {
+        let loader = Loader {
+            checkpoint,
+            device: device.clone(),
+            dtype,
+            on_progress: RefCell::new(on_progress),
+            read_bytes: Cell::default(),
+            loaded: Cell::default(),
+        };
+        Weights { loader: Rc::new(loader), prefix: String::new() }
+    }
+
+    /// The tensors under `name`, a dot between them and the prefix so far. An empty name changes nothing.
+    #[must_use]
+    pub fn scope(&self, name: &str) -> Self {
+        let prefix = if name.is_empty() { self.prefix.clone() } else { join(&self.prefix, name) };
+        Weights { loader: Rc::clone(&self.loader), prefix }
+    }
+
+    /// Where the tensors go.
+    pub fn device(&self) -> &DeviceHandle {
+        &self.loader.device
+    }
+
+    /// What was loaded so far, through this and every other scope.
+    pub fn loaded(&self) -> Loaded {
+        self.loader.loaded.get()
+    }
+
+    /// The floating-point tensor `name`, on the device. Where the device reads host memory and the dtype is
+    /// the stored one, it stays memory-mapped.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], naming the nearest there is; [`Error::UnfitTensor`] if its shape is not
+    /// `shape` or it holds no floating-point numbers that Ingle knows; the device's own.
+    pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
+        let (name, shape) = (join(&self.prefix, name), shape.into());
+        let checkpoint = self.loader.checkpoint;
+        let stored = checkpoint.get(&name).ok_or_else(|| self.missing(&name))?;
+        let unfit = |expected: String| Error::UnfitTensor {
+            file: checkpoint.locate_tensor(stored).into(),
+            tensor: name.clone(),
+            expected,
+            found: stored.describe(),
+        };
+        if *stored.shape() != shape {
+            return Err(unfit(format!("shape {shape}")));
+        }
+        let dtype = stored.dtype().filter(|dtype| dtype.is_float());
+        let dtype = dtype.ok_or_else(|| unfit("dtype F32, F16 or BF16".into()))?;
+        self.loader.load(stored, Spec::new(shape, dtype))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let checkpoint = self.loader.checkpoint;
+        let hint = match nearest(name, checkpoint.tensors().map(|(name, _)| name)) {
+            Some(near) => format!("the nearest there is `{near}`; config.json and weights may not belong together"),
+            None => "config.json and weights may not belong together".into(),
+        };
+        Error::MissingTensor { file: checkpoint.locate(), tensor: name.into(), hint }
+    }
+}
+
+impl Loader<'_> {
+    fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
+        let content = self.checkpoint.content(stored);
+        self.read(&content);
+        let tensor = Tensor::from_bytes(&self.device, content, spec)?;
+        let tensor = tensor.cast(self.dtype.unwrap_or(tensor.dtype()))?;
+        let Loaded { parameters, bytes } = self.loaded.get();
+        let spec = tensor.spec();
+        self.loaded.set(Loaded { parameters: parameters + spec.shape.elements(), bytes: bytes + spec.bytes() });
+        Ok(tensor)
+    }
+
+    /// Brings every page of memory-mapped `content` in, and reports. Otherwise a device that keeps the mapping
+    /// would read the disk during the first forward pass, where nobody shows progress.
+    fn read(&self, content: &[u8]) {
+        const PAGE: usize = 4096;
+        const REPORT: usize = 16 << 20;
+        let total_bytes = self.checkpoint.bytes();
+        for part in content.chunks(REPORT) {
+            for page in part.chunks(PAGE) {
+                std::hint::black_box(page.first());
+            }
+            let loaded_bytes = self.read_bytes.get() + part.len();
+            self.read_bytes.set(loaded_bytes);
+            (self.on_progress.borrow_mut())(LoadProgress { loaded_bytes, total_bytes });
+        }
+    }
+}
+
+impl fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weights(`{}` of {})", self.prefix, self.loader.checkpoint.locate())
+    }
+}
+
+/// The name most like `name`, if any is like it at all.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A hostile file may hold a million names, or one of a megabyte: look at so many, and no longer ones.
+    const NAMES: usize = 10_000;
+    const LENGTH: usize = 200;
+    let near = names.take(NAMES).filter(|other| other.len() <= LENGTH);
+    let (distance, other) = near.map(|other| (edit_distance(name, other), other)).min()?;
+    (distance <= name.len() / 2).then_some(other)
+}
+
+/// Bytes to insert, delete or replace to get from one to the other (Levenshtein 1966).
+fn edit_distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+

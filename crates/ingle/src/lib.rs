@@ -1,2 +1,85 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Run, serve, fine-tune and train language models on the machine you own.
+//!
+//! This crate is the public face. A [`Backend`] loads a model and gives a [`TextModel`]; users choose one by
+//! name, or leave it to [`load`] to take the best that can run here. A model is a directory as the Hugging
+//! Face hub has them, the name of one that [`hub::pull`] has fetched, or `demo`, which is built in.
+//!
+//! ```
+//! use ingle::{GenerateOptions, LoadOptions};
+//!
+//! let model = ingle::load("demo", &LoadOptions::default())?;
+//! let options = GenerateOptions { max_tokens: Some(8), ..GenerateOptions::default() };
+//! for token in model.generate("ROMEO:".into(), &options)? {
+//!     print!("{}", token?.text);
+//! }
+//! # Ok::<(), ingle::Error>(())
+//! ```
+//!
+//! [`TextModel::chat`] answers a conversation, [`TextModel::batch_generate`] continues many prompts together,
+//! [`TextModel::classify`] chooses among labels in one pass. All of them are callers of one engine
+//! (`ingle-engine`), so they may run at once on one model, from many threads.
+
+mod backend;
+mod cancel;
+mod classify;
+mod defaults;
+mod discover;
+mod engine_model;
+mod error;
+pub mod hub;
+mod info;
+mod model;
+mod options;
+mod stream;
+mod window;
+
+pub use backend::{Backend, backends, choose_backend, register_backend};
+pub use cancel::CancelToken;
+pub use classify::{Classifications, ClassifyOptions, LabelScore, NextToken, Outcome};
+pub use discover::{DEMO, Found, demo, discover, pulled};
+pub use error::{Error, Result};
+pub use info::{Metrics, ModelInfo};
+pub use ingle_engine::text::{Message, Special, Tokenizer};
+pub use ingle_engine::{FinishReason, Logprobs, Sampling, Token, Usage};
+pub use ingle_models::Summary;
+pub use ingle_nn::{LoadProgress, ModelFiles};
+pub use ingle_tensor::{DType, Memory};
+pub use model::TextModel;
+pub use options::{EndTokens, GenerateOptions, LoadOptions, Prompt};
+pub use stream::{Completion, Completions, Finish, TokenSource, TokenStream, Update};
+
+/// Loads a model: a directory, the name of a pulled model, or [`DEMO`].
+///
+/// # Errors
+/// A model that is not there, files that are missing or malformed, an architecture that is not known, options
+/// that cannot be met: each in one line.
+pub fn load(model: &str, options: &LoadOptions) -> Result<Box<dyn TextModel>> {
+    load_with_progress(model, options, &mut |_| {})
+}
+
+/// As [`load`]; `progress` is called now and then while weights are read.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_progress(
+    model: &str,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Box<dyn TextModel>> {
+    for (option, value) in [("context_length", options.context_length), ("threads", options.threads)] {
+        if value == Some(0) {
+            return Err(Error::Option { option, expected: "at least 1".into(), found: "0".into() });
+        }
+    }
+    let files = discover::resolve(model)?;
+    choose_backend(options.device.as_deref())?.load(&files, options, progress)
+}
+
+/// The tokeniser of a model, without its weights. See [`load`] for what `model` may be.
+///
+/// # Errors
+/// A model that is not there; a tokeniser that is missing or malformed.
+pub fn load_tokenizer(model: &str) -> Result<Tokenizer> {
+    Ok(Tokenizer::from_files(&discover::resolve(model)?)?)
+}

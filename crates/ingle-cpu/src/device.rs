@@ -5,7 +5,7 @@ use std::fmt;
 
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
-use crate::kernels::{Context, cast, elementwise, matmul, reduce, rows, views};
+use crate::kernels::{Context, activation, cast, elementwise, matmul, norm, reduce, rope, rows, views};
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::{Contents, MemoryPool};
@@ -164,6 +164,22 @@ impl Device for CpuDevice {
                 matmul::linear(cx, [x, weight], Some(bias), output)
             }
             Op::Linear => matmul::linear(cx, take(op, inputs)?, None, output),
+            Op::Softmax => {
+                let [x] = take(op, inputs)?;
+                norm::softmax(cx, x, output)
+            }
+            Op::RmsNorm { eps, offset } => norm::rms_norm(cx, take(op, inputs)?, (*eps, *offset), output),
+            Op::LayerNorm { eps } => norm::layer_norm(cx, take(op, inputs)?, *eps, output),
+            Op::Rope { layout } => rope::rope(cx, take(op, inputs)?, *layout, output),
+            Op::Activate(function) => {
+                let [x] = take(op, inputs)?;
+                activation::activate(cx, *function, x)
+            }
+            Op::Glu { activation } => activation::glu(cx, *activation, take(op, inputs)?),
+            Op::SoftCap { cap } => {
+                let [x] = take(op, inputs)?;
+                activation::soft_cap(cx, *cap, x)
+            }
             _ => {
                 return match op.decompose(&inputs) {
                     Some(result) => Ok(result?.into_storage()),

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The kernels, and what they share: threads, memory and the instruction set.
 
+pub(crate) mod activation;
 pub(crate) mod cast;
 pub(crate) mod elementwise;
 pub(crate) mod matmul;
+pub(crate) mod norm;
 pub(crate) mod reduce;
+pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod views;
 
 use std::sync::Arc;
 
-use ingle_tensor::{DType, Element, Error, Result, Shape};
+use ingle_tensor::{DType, Element, Error, Result, Shape, Spec};
 
 use crate::layout::{Layout, Runs};
 use crate::memory::{Buffer, Contents, MemoryPool};
@@ -173,4 +176,19 @@ pub(crate) fn contiguous_f32(cx: &Context, storage: CpuStorage) -> Result<CpuSto
         DType::F32 => contiguous(cx, storage),
         _ => cast::cast(cx, storage, DType::F32),
     }
+}
+
+/// A tensor of `output`'s dtype from f32 that `fill` computes.
+fn in_dtype(
+    cx: &Context,
+    op: &'static str,
+    output: &Spec,
+    fill: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<CpuStorage> {
+    let wide = cx.make::<f32>(&output.shape, fill)?;
+    if !output.dtype.is_float() {
+        let (expected, found) = ("a floating-point result".into(), output.to_string());
+        return Err(Error::DType { op, expected, found });
+    }
+    cast::cast(cx, wide, output.dtype)
 }

@@ -240,8 +240,8 @@ impl Buffer {
     /// The bytes to write to; `None` if they are the host's.
     pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.source {
-            // SAFETY: as in `bytes`, and `&mut self` is the only access.
             Source::Pooled { allocation, .. } => {
+                // SAFETY: as in `bytes`, and `&mut self` is the only access.
                 Some(unsafe { std::slice::from_raw_parts_mut(allocation.start.as_ptr(), self.len) })
             }
             Source::Shared { .. } => None,

@@ -229,6 +229,10 @@ fn said(what: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
 
+    fn count(counter: &AtomicUsize) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     #[test]
     fn every_chunk_runs_once_good() {
         for threads in [1, 2, 3, 8] {
@@ -236,7 +240,7 @@ mod tests {
             for round in 0..500 {
                 let chunks = round % 17;
                 let seen: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-                assert_eq!(pool.run(chunks, &|i| drop(seen[i].fetch_add(1, Ordering::Relaxed))), Ok(()));
+                assert_eq!(pool.run(chunks, &|i| count(&seen[i])), Ok(()));
                 assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
@@ -254,9 +258,9 @@ mod tests {
         let pool = ThreadPool::new(2);
         for _ in 0..5 {
             std::thread::sleep(std::time::Duration::from_millis(5));
-            let count = AtomicUsize::new(0);
-            assert_eq!(pool.run(64, &|_| drop(count.fetch_add(1, Ordering::Relaxed))), Ok(()));
-            assert_eq!(count.into_inner(), 64);
+            let done = AtomicUsize::new(0);
+            assert_eq!(pool.run(64, &|_| count(&done)), Ok(()));
+            assert_eq!(done.into_inner(), 64);
         }
     }
 
@@ -278,7 +282,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        assert_eq!(pool.run(10, &|_| drop(total.fetch_add(1, Ordering::Relaxed))), Ok(()));
+                        assert_eq!(pool.run(10, &|_| count(&total)), Ok(()));
                     }
                 });
             }
@@ -291,7 +295,7 @@ mod tests {
         let pool = ThreadPool::new(3);
         let total = AtomicUsize::new(0);
         let outer = pool.run(8, &|_| {
-            assert_eq!(pool.run(8, &|_| drop(total.fetch_add(1, Ordering::Relaxed))), Ok(()));
+            assert_eq!(pool.run(8, &|_| count(&total)), Ok(()));
         });
         assert_eq!((outer, total.into_inner()), (Ok(()), 64));
     }

@@ -12,7 +12,7 @@ use crate::storage::CpuStorage;
 const WORK: Pieces = Pieces { size: BLOCK, cost: 1 };
 
 /// What transcendental functions cost beside an addition.
-const COSTLY: Pieces = Pieces { size: BLOCK, cost: 8 };
+pub(super) const COSTLY: Pieces = Pieces { size: BLOCK, cost: 8 };
 
 /// Changes every element of `a`, stretched to `shape`: in its own memory if it was donated, else in a copy.
 /// `change(first, block)` gets the elements from number `first` on.

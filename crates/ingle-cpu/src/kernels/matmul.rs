@@ -9,9 +9,9 @@ use half::{bf16, f16};
 use ingle_tensor::{DType, Result, Spec};
 
 use super::rows::packed;
-use super::{Context, Pointer, contiguous_f32};
+use super::{Context, Pointer, contiguous_f32, in_dtype};
 use crate::layout::Layout;
-use crate::number::{Float, with_float};
+use crate::number::with_float;
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
@@ -74,7 +74,14 @@ impl<W: Operand> Product<'_, W> {
     /// Computes into `out`, product by product row-major.
     pub(super) fn run(&self, cx: &Context, out: &mut [f32]) -> Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
-        if m == 0 || n == 0 || self.starts.is_empty() {
+        if out.is_empty() {
+            return Ok(());
+        }
+        if k == 0 {
+            out.chunks_exact_mut(n).for_each(|row| match self.bias {
+                Some(bias) => row.copy_from_slice(bias),
+                None => row.fill(0.0),
+            });
             return Ok(());
         }
         // The bounds that the kernels rely on.
@@ -84,10 +91,10 @@ impl<W: Operand> Product<'_, W> {
         }
         assert!(out.len() == m * n * self.starts.len() && self.bias.is_none_or(|bias| bias.len() == n));
 
-        let work = m * n * k.max(1);
+        let work = m * n * k;
         let threads = cx.pool.threads();
         let wanted = if work * self.starts.len() < WORTHWHILE { 1 } else { 4 * threads };
-        let fits = (CACHED / (k * size_of::<W>()).max(1)).max(4);
+        let fits = (CACHED / (k * size_of::<W>())).max(4);
         let columns = fits.min(n.div_ceil(wanted)).next_multiple_of(4);
         let blocks = (m.div_ceil(ROWS), n.div_ceil(columns));
         let to = Pointer(out.as_mut_ptr());
@@ -264,21 +271,6 @@ fn starts(layout: &Layout, lead: &[usize]) -> Vec<usize> {
     let mut all = Vec::new();
     batch.runs().walk(0, batch.elements(), |run| all.extend((0..run.len).map(|i| run.start + i * run.stride)));
     all
-}
-
-/// A tensor of `output`'s dtype from f32 that `fill` computes.
-fn in_dtype(
-    cx: &Context,
-    op: &'static str,
-    output: &Spec,
-    fill: impl FnOnce(&mut [f32]) -> Result<()>,
-) -> Result<CpuStorage> {
-    let wide = cx.make::<f32>(&output.shape, fill)?;
-    with_float!(op, output.dtype, T => narrowed::<T>(cx, wide))
-}
-
-fn narrowed<T: Float>(cx: &Context, wide: CpuStorage) -> Result<CpuStorage> {
-    super::cast::cast(cx, wide, T::DTYPE)
 }
 
 /// [`ingle_tensor::Op::Linear`].

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Non-linearities of one element, alone and as gates.
+
+use ingle_tensor::{Activation, Op, Result};
+
+use super::elementwise::{COSTLY, update};
+use super::{BLOCK, Context, Reader};
+use crate::math;
+use crate::number::with_float;
+use crate::simd::{Kernel, Simd};
+use crate::storage::CpuStorage;
+
+/// [`Op::Activate`].
+pub(crate) fn activate(cx: &Context, activation: Activation, x: CpuStorage) -> Result<CpuStorage> {
+    let name = Op::Activate(activation).name();
+    let shape = x.layout().shape().clone();
+    with_float!(name, x.dtype(), T => {
+        update::<T>(cx, name, (x, &shape), COSTLY, |_, block| cx.isa.dispatch(Activate { activation, block }))
+    })
+}
+
+/// [`Op::Glu`].
+pub(crate) fn glu(cx: &Context, activation: Activation, [gate, up]: [CpuStorage; 2]) -> Result<CpuStorage> {
+    let shape = gate.layout().shape().clone();
+    with_float!("glu", gate.dtype(), T => {
+        let up = Reader::<T>::new(&up, &shape);
+        update::<T>(cx, "glu", (gate, &shape), COSTLY, |first, block| {
+            let mut scratch = [0.0; BLOCK];
+            let up = up.block(first, &mut scratch, block.len());
+            cx.isa.dispatch(Glu { activation, gate: block, up });
+        })
+    })
+}
+
+/// [`Op::SoftCap`].
+pub(crate) fn soft_cap(cx: &Context, cap: f32, x: CpuStorage) -> Result<CpuStorage> {
+    let shape = x.layout().shape().clone();
+    with_float!("soft_cap", x.dtype(), T => {
+        update::<T>(cx, "soft_cap", (x, &shape), COSTLY, |_, block| cx.isa.dispatch(SoftCap { cap, block }))
+    })
+}
+
+/// `x · sigmoid(x)`.
+#[inline(always)]
+fn silu<S: Simd>(x: f32) -> f32 {
+    x * math::sigmoid::<S>(x)
+}
+
+/// `x/2 · (1 + erf(x/√2))`.
+#[inline(always)]
+fn gelu<S: Simd>(x: f32) -> f32 {
+    (0.5 * x) * (1.0 + math::erf::<S>(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+#[inline(always)]
+fn gelu_tanh<S: Simd>(x: f32) -> f32 {
+    const ROOT: f32 = 0.797_884_6;
+    let inner = ROOT * (x + 0.044_715 * (x * x * x));
+    (0.5 * x) * (1.0 + math::tanh::<S>(inner))
+}
+
+struct Activate<'a> {
+    activation: Activation,
+    block: &'a mut [f32],
+}
+
+impl Kernel for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        match self.activation {
+            Activation::Silu => {
+                for x in self.block {
+                    *x = silu::<S>(*x);
+                }
+            }
+            Activation::Gelu => {
+                for x in self.block {
+                    *x = gelu::<S>(*x);
+                }
+            }
+            Activation::GeluTanh => {
+                for x in self.block {
+                    *x = gelu_tanh::<S>(*x);
+                }
+            }
+        }
+    }
+}
+
+struct Glu<'a> {
+    activation: Activation,
+    gate: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Kernel for Glu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Glu { activation, gate, up } = self;
+        match activation {
+            Activation::Silu => {
+                for (x, up) in gate.iter_mut().zip(up) {
+                    *x = silu::<S>(*x) * up;
+                }
+            }
+            Activation::Gelu => {
+                for (x, up) in gate.iter_mut().zip(up) {
+                    *x = gelu::<S>(*x) * up;
+                }
+            }
+            Activation::GeluTanh => {
+                for (x, up) in gate.iter_mut().zip(up) {
+                    *x = gelu_tanh::<S>(*x) * up;
+                }
+            }
+        }
+    }
+}
+
+struct SoftCap<'a> {
+    cap: f32,
+    block: &'a mut [f32],
+}
+
+impl Kernel for SoftCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        soft_cap_all::<S>(self.block, self.cap);
+    }
+}
+
+/// `cap · tanh(x / cap)` of each element.
+#[inline(always)]
+pub(super) fn soft_cap_all<S: Simd>(block: &mut [f32], cap: f32) {
+    let inverse = (1.0 / f64::from(cap)) as f32;
+    for x in block {
+        *x = cap * math::tanh::<S>(*x * inverse);
+    }
+}

@@ -108,12 +108,12 @@ fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
         Activation::Silu => x.mul(&x.sigmoid()?),
         Activation::Gelu => {
             let bell = x.scale(std::f64::consts::FRAC_1_SQRT_2)?.erf()?.shift(1.0)?;
-            x.mul(&bell)?.scale(0.5)
+            x.scale(0.5)?.mul(&bell)
         }
         Activation::GeluTanh => {
             let cubed = x.mul(x)?.mul(x)?.scale(0.044715)?;
             let inner = x.add(&cubed)?.scale((2.0 / std::f64::consts::PI).sqrt())?;
-            x.mul(&inner.tanh()?.shift(1.0)?)?.scale(0.5)
+            x.scale(0.5)?.mul(&inner.tanh()?.shift(1.0)?)
         }
     }
 }

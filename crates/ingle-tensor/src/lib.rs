@@ -30,6 +30,8 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod device;
 mod dtype;
 mod error;

@@ -40,7 +40,8 @@ impl Tensor {
         Self::apply_on(&device, op, inputs)
     }
 
-    fn apply_on(device: &DeviceHandle, op: &Op, inputs: Vec<Tensor>) -> Result<Tensor> {
+    /// [`Tensor::apply`], for an operation that may have no inputs to tell the device by.
+    pub(crate) fn apply_on(device: &DeviceHandle, op: &Op, inputs: Vec<Tensor>) -> Result<Tensor> {
         if let Some(stranger) = inputs.iter().find(|x| !Arc::ptr_eq(&x.device, device)) {
             return Err(Error::MixedDevices {
                 op: op.name(),

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Runs one case on a device and compares what comes out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::array::Array;
+use super::case::Case;
+use super::reference::Reference;
+use super::tolerance::{Real, round_to};
+use crate::{BinaryOp, DType, DeviceHandle, Op, ReduceOp, Result, Spec, Tensor, UnaryOp};
+
+/// How well a case went.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The largest error against the reference, as a part of the result's largest magnitude.
+    pub error: f64,
+    /// The largest part of its tolerance that an element's error took up, from 0 to 1.
+    pub tolerance_used: f64,
+    /// Of a fused operation, the largest difference from the device's own run of its decomposition, as a part
+    /// of the result's largest magnitude.
+    pub decomposition: Option<f64>,
+}
+
+/// What went wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{area}: {what}\n    in {case}")]
+pub struct Failure {
+    /// The operation's name, or the property tested.
+    pub area: &'static str,
+    /// The case.
+    pub case: String,
+    /// What was expected and what was found.
+    pub what: String,
+}
+
+/// What an operation's result has in common with the reference's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agreement {
+    /// The very element: same number, same sign of zero.
+    Element,
+    /// The same number once rounded.
+    Number,
+    /// A number within the bound that the reference carries.
+    Bound,
+}
+
+/// What agreement `op` owes. Adding an operation means deciding it here.
+fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
+    match op {
+        Op::Arange { .. }
+        | Op::Reshape { .. }
+        | Op::Permute { .. }
+        | Op::Slice { .. }
+        | Op::Broadcast { .. }
+        | Op::Concat { .. }
+        | Op::Select
+        | Op::Unary(UnaryOp::Neg | UnaryOp::Abs)
+        | Op::Compare(_)
+        | Op::ArgMax { .. }
+        | Op::TakeRows
+        | Op::WriteRows => Agreement::Element,
+        Op::Binary(BinaryOp::Max | BinaryOp::Min) | Op::Reduce { op: ReduceOp::Max, .. } => Agreement::Number,
+        // From an integer, a device may convert by way of f32.
+        Op::Cast { .. } if inputs.iter().all(|x| x.dtype.is_float()) => Agreement::Element,
+        Op::Full { .. } | Op::Cast { .. } | Op::Binary(_) if !output.dtype.is_float() => Agreement::Element,
+        Op::Full { .. }
+        | Op::Cast { .. }
+        | Op::Unary(_)
+        | Op::Binary(_)
+        | Op::Reduce { op: ReduceOp::Sum, .. }
+        | Op::MatMul
+        | Op::Linear
+        | Op::Softmax
+        | Op::RmsNorm { .. }
+        | Op::LayerNorm { .. }
+        | Op::Rope { .. }
+        | Op::Activate(_)
+        | Op::Glu { .. }
+        | Op::SoftCap { .. }
+        | Op::PagedAttention(_) => Agreement::Bound,
+    }
+}
+
+/// Runs a case on a device and compares:
+///
+/// - the result with the reference's, within the tolerance that the reference carries;
+/// - for a fused operation, the device's own run of the decomposition with the reference's too;
+/// - the result again with the inputs donated, while a view's base lives on and then with nothing else alive:
+///   the same bits;
+/// - the inputs, their bases and the host's bytes afterwards: untouched.
+///
+/// # Errors
+/// The first of these that does not hold.
+pub fn check(device: &DeviceHandle, case: &Case) -> Result<Outcome, Failure> {
+    let fail = |what: String| Failure { area: case.op.name(), case: case.to_string(), what };
+    let step = |what: &'static str| move |error: crate::Error| fail(format!("{what}: {error}"));
+
+    let reference: DeviceHandle = Arc::new(Reference::new());
+    let wanted = Prepared::new(&reference, case).and_then(|x| x.run(case)).map_err(step("the reference"))?;
+    let Some(wanted_array) = Reference::array(&wanted) else {
+        return Err(fail("the reference gave another device's tensor".into()));
+    };
+
+    let prepared = Prepared::new(device, case).map_err(step("making the inputs"))?;
+    let inputs: Vec<Spec> = prepared.views.iter().map(|x| x.spec().clone()).collect();
+    let before = prepared.read().map_err(step("reading the inputs"))?;
+    let result = Tensor::apply_on(device, &case.op, prepared.views.clone()).map_err(step("running it"))?;
+    let bytes = device.download(&result).map_err(step("reading the result"))?;
+    let spec = result.spec().clone();
+    if bytes.len() != spec.bytes() {
+        return Err(fail(format!("the result {spec} has {} bytes, not {}", bytes.len(), spec.bytes())));
+    }
+    let agreement = agreement(&case.op, &inputs, &spec);
+    let found = Array::decode(&bytes, spec.dtype);
+    let mut outcome = compare(wanted_array, &found, agreement, &spec).map_err(fail)?;
+
+    if let Some(composed) = case.op.decompose(&prepared.views) {
+        let composed = composed.and_then(|x| device.download(&x)).map_err(step("running the decomposition"))?;
+        let composed = Array::decode(&composed, spec.dtype);
+        compare(wanted_array, &composed, agreement, &spec).map_err(|what| fail(format!("decomposed, {what}")))?;
+        outcome.decomposition = Some(difference(&found, &composed));
+    }
+    if prepared.read().map_err(step("reading the inputs again"))? != before {
+        return Err(fail("the operation changed an input that others hold".into()));
+    }
+    drop(result);
+    donate(device, case, prepared, &(bytes, spec.dtype)).map_err(fail)?;
+    Ok(outcome)
+}
+
+/// The inputs of a case on a device.
+struct Prepared {
+    device: DeviceHandle,
+    bases: Vec<Tensor>,
+    views: Vec<Tensor>,
+    host: Vec<bytes::Bytes>,
+}
+
+impl Prepared {
+    fn new(device: &DeviceHandle, case: &Case) -> Result<Prepared> {
+        let mut prepared = Prepared { device: device.clone(), bases: vec![], views: vec![], host: vec![] };
+        for (i, input) in case.inputs.iter().enumerate() {
+            let bytes = input.bytes(case.seed(i));
+            let (base, view) = input.on(device, bytes.clone())?;
+            prepared.bases.push(base);
+            prepared.views.push(view);
+            prepared.host.push(bytes);
+        }
+        Ok(prepared)
+    }
+
+    fn run(self, case: &Case) -> Result<Tensor> {
+        Tensor::apply_on(&self.device, &case.op, self.views)
+    }
+
+    fn read(&self) -> Result<Vec<Vec<u8>>> {
+        self.bases.iter().chain(&self.views).map(|x| self.device.download(x)).collect()
+    }
+}
+
+/// Runs the case twice more with its inputs given away.
+fn donate(device: &DeviceHandle, case: &Case, prepared: Prepared, expected: &(Vec<u8>, DType)) -> Result<(), String> {
+    let say = |error: crate::Error| format!("with donated inputs: {error}");
+    let Prepared { bases, views, .. } = prepared;
+    let before: Vec<Vec<u8>> = bases.iter().map(|x| device.download(x)).collect::<Result<_>>().map_err(say)?;
+    let result = Tensor::apply_on(device, &case.op, views).and_then(|x| device.download(&x)).map_err(say)?;
+    if !same(&result, &expected.0, expected.1) {
+        return Err("with donated views of living tensors the result differs".into());
+    }
+    let after: Vec<Vec<u8>> = bases.iter().map(|x| device.download(x)).collect::<Result<_>>().map_err(say)?;
+    if before != after {
+        return Err("a donated view wrote into the tensor it is a view of".into());
+    }
+    drop(bases);
+
+    let Prepared { bases, views, host, .. } = Prepared::new(device, case).map_err(say)?;
+    drop(bases);
+    let result = Tensor::apply_on(device, &case.op, views).and_then(|x| device.download(&x)).map_err(say)?;
+    if !same(&result, &expected.0, expected.1) {
+        return Err("with donated inputs the result differs".into());
+    }
+    let untouched = case.inputs.iter().enumerate().all(|(i, input)| input.bytes(case.seed(i)) == host[i]);
+    if untouched { Ok(()) } else { Err("a donated input wrote into the host's bytes".into()) }
+}
+
+/// Whether two results agree in every bit; one NaN is as good as another.
+pub(super) fn same(a: &[u8], b: &[u8], dtype: DType) -> bool {
+    a == b
+        || match (Array::decode(a, dtype), Array::decode(b, dtype)) {
+            (Array::Floats(a), Array::Floats(b)) => {
+                let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a.value, b.value))
+            }
+            _ => false,
+        }
+}
+
+fn compare(wanted: &Array, found: &Array, agreement: Agreement, spec: &Spec) -> Result<Outcome, String> {
+    let dtype = spec.dtype;
+    let mut outcome = Outcome::default();
+    match (wanted, found) {
+        (Array::Integers(wanted), Array::Integers(found)) if wanted.len() == found.len() => {
+            match wanted.iter().zip(found).position(|(a, b)| a != b) {
+                None => Ok(outcome),
+                Some(at) => Err(differs(spec, at, &wanted[at], &found[at], "exactly")),
+            }
+        }
+        (Array::Floats(wanted), Array::Floats(found)) if wanted.len() == found.len() => {
+            let mut largest = 0f64;
+            let mut off = 0f64;
+            for (at, (wanted, found)) in wanted.iter().zip(found).enumerate() {
+                match share(*wanted, found.value, agreement, dtype) {
+                    Some(share) => outcome.tolerance_used = outcome.tolerance_used.max(share),
+                    None => return Err(differs(spec, at, &wanted.value, &found.value, &allowed(*wanted, agreement))),
+                }
+                if wanted.value.is_finite() && found.value.is_finite() {
+                    largest = largest.max(wanted.value.abs());
+                    off = off.max((found.value - wanted.value).abs());
+                }
+            }
+            outcome.error = if off == 0.0 { 0.0 } else { off / largest.max(f64::from(f32::MIN_POSITIVE)) };
+            Ok(outcome)
+        }
+        _ => Err("the result has another number of elements or another kind of dtype".into()),
+    }
+}
+
+fn share(wanted: Real, found: f64, agreement: Agreement, dtype: DType) -> Option<f64> {
+    if agreement == Agreement::Bound {
+        return wanted.share(found, dtype);
+    }
+    let wanted = round_to(wanted.value, dtype);
+    let same_sign = wanted.is_sign_negative() == found.is_sign_negative();
+    let same_number = wanted == found && (agreement == Agreement::Number || same_sign);
+    (same_number || wanted.is_nan() && found.is_nan()).then_some(0.0)
+}
+
+fn allowed(wanted: Real, agreement: Agreement) -> String {
+    match agreement {
+        Agreement::Bound => format!("within {:e}", wanted.error),
+        Agreement::Number => "once rounded".into(),
+        Agreement::Element => "exactly".into(),
+    }
+}
+
+fn differs(spec: &Spec, at: usize, wanted: &dyn fmt::Debug, found: &dyn fmt::Debug, allowed: &str) -> String {
+    let mut rest = at;
+    let mut place: Vec<usize> = spec.shape.iter().rev().map(|&len| (rest % len, rest /= len).0).collect();
+    place.reverse();
+    format!("expected {wanted:?} {allowed} at {place:?} of {spec}, found {found:?}")
+}
+
+/// The largest difference between two results, as a part of the first one's largest magnitude.
+fn difference(a: &Array, b: &Array) -> f64 {
+    let (a, b) = (a.values(), b.values());
+    let finite = a.iter().zip(&b).filter(|(a, b)| a.is_finite() && b.is_finite());
+    let (off, largest) =
+        finite.fold((0f64, 0f64), |(off, largest), (a, b)| (off.max((a - b).abs()), largest.max(a.abs())));
+    if off == 0.0 { 0.0 } else { off / largest.max(f64::from(f32::MIN_POSITIVE)) }
+}

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 pub use error::Error;
 pub use options::PullOptions;
-use repository::Repository;
+use repository::{MAIN, Repository};
 use store::Store;
 use transfer::Remote;
 
@@ -92,4 +92,24 @@ pub fn pull(repo: &str, options: &PullOptions, progress: &mut dyn FnMut(Progress
 pub fn cached(repo: &str, options: &PullOptions) -> Option<PathBuf> {
     let repository = Repository::parse(repo, options.revision.as_deref()).ok()?;
     Store::open(&repository, options).ok()?.complete_snapshot()
+}
+
+/// All models that [`cached`] finds, by the name it finds them by (`owner/name`, with `@revision` where that is not
+/// `main`), sorted, with their folders. No cache folder is no models.
+///
+/// # Errors
+/// [`Error::Io`] if the cache folder cannot be listed.
+pub fn all_cached(options: &PullOptions) -> Result<Vec<(String, PathBuf)>, Error> {
+    let mut found = Vec::new();
+    for repository in store::repositories(options)? {
+        if let Some(folder) = Store::open(&repository, options)?.complete_snapshot() {
+            let name = match repository.revision.as_str() {
+                MAIN => repository.id,
+                revision => format!("{}@{revision}", repository.id),
+            };
+            found.push((name, folder));
+        }
+    }
+    found.sort();
+    Ok(found)
 }

@@ -237,6 +237,30 @@ fn cached_needs_no_server_good() {
 }
 
 #[test]
+fn all_cached_lists_what_is_whole_ugly() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut hub = model();
+    let options = PullOptions { cache_dir: Some(cache.path().join("hub")), ..options(&hub, cache.path()) };
+    assert_eq!(hub::all_cached(&options), Ok(Vec::new()));
+    let folder = hub::pull(REPO, &options, &mut |_| {}).unwrap();
+    hub.revision("refs/pr/5");
+    hub::pull("owner/model@refs/pr/5", &options, &mut |_| {}).unwrap();
+    // What other tools leave there: a data set, an old name without owner, a file, a model not yet whole.
+    let cache = cache.path().join("hub");
+    for repo in ["datasets--a--b", "models--gpt2", "models--owner--partial"] {
+        fs::create_dir_all(cache.join(repo).join("refs")).unwrap();
+        fs::write(cache.join(repo).join("refs/main"), hub_server::COMMIT).unwrap();
+    }
+    fs::write(cache.join("version.txt"), "1").unwrap();
+    fs::write(cache.join("models--a--file"), "1").unwrap();
+    let expected = [("owner/model".to_owned(), folder.clone()), ("owner/model@refs/pr/5".to_owned(), folder)];
+    assert_eq!(hub::all_cached(&options).unwrap(), expected);
+    for (name, folder) in expected {
+        assert_eq!(hub::cached(&name, &options), Some(folder));
+    }
+}
+
+#[test]
 fn revisions_are_asked_for_good() {
     let mut hub = model();
     hub.revision("refs/pr/5");

@@ -3,6 +3,9 @@
 
 use super::Error;
 
+/// The revision where none is said.
+pub(super) const MAIN: &str = "main";
+
 /// Where a repository and a revision of it are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repository {
@@ -13,11 +16,11 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// Reads `owner/name[@revision]`; `otherwise` is the revision of a name without one, or else `main`.
+    /// Reads `owner/name[@revision]`; `otherwise` is the revision of a name without one, or else [`MAIN`].
     pub(super) fn parse(text: &str, otherwise: Option<&str>) -> Result<Self, Error> {
         let (id, revision) = match text.split_once('@') {
             Some((id, revision)) => (id, revision),
-            None => (text, otherwise.unwrap_or("main")),
+            None => (text, otherwise.unwrap_or(MAIN)),
         };
         // These rules are the Hub's. They also keep the name from leaving the cache folder, and from being
         // mistaken for another there, where `/` is written `--`.

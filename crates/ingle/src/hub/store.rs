@@ -86,10 +86,7 @@ impl Store {
         } else {
             self.cache.repo(self.repo.clone()).get("config.json")?.parent()?.to_owned()
         };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&snapshot).ok()? {
-            names.push(entry.ok()?.file_name().into_string().ok()?);
-        }
+        let names = names(&snapshot).ok()?;
         // A link stands before its content where another tool was interrupted.
         let is_here = |name: &String| snapshot.join(name).is_file();
         let mut weights = names.iter().filter(|name| is_weights(name));
@@ -103,6 +100,44 @@ impl Store {
     fn snapshot(&self, commit: &str) -> PathBuf {
         self.cache.repo(self.repo.clone()).pointer_path(commit)
     }
+}
+
+/// The repositories of the cache, each with every revision that has a name there.
+pub(super) fn repositories(options: &PullOptions) -> Result<Vec<Repository>, Error> {
+    let Some(cache) = &options.cache_dir else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for folder in names(cache)? {
+        let Some(id) = folder.strip_prefix("models--").map(|id| id.replacen("--", "/", 1)) else { continue };
+        let refs = cache.join(&folder).join("refs");
+        // A revision may have folders in its name, as `refs/pr/5` has.
+        let mut open = names(&refs)?;
+        while let Some(revision) = open.pop() {
+            let path = refs.join(&revision);
+            if path.is_dir() && !path.is_symlink() {
+                open.extend(names(&path)?.into_iter().map(|name| format!("{revision}/{name}")));
+            } else {
+                // Other tools may keep names there that are none of the Hub's.
+                found.extend(Repository::parse(&id, Some(&revision)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The names in a folder; none if it is not there, or is a file.
+fn names(folder: &Path) -> Result<Vec<String>, Error> {
+    let io = |error: io::Error| Error::io(folder, &error);
+    let entries = match fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        entries => entries.map_err(io)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(io)?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 /// The weight files that an index names.

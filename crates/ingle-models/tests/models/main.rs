@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Whole models: their numbers, that nothing around a request changes them, and what happens to bad files.
+
+mod bad_files;
+mod common;
+mod parity;
+mod same_answer;
+mod summary;

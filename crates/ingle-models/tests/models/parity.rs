@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The same numbers as Hugging Face transformers, for every architecture and every way its configuration is written.
+//!
+//! `cargo test -p ingle-models parity -- --nocapture` prints the tables.
+
+use crate::common::{Fixture, Rows, cpu, logits_alone};
+use ingle_tensor::DType;
+use std::fmt::Write;
+
+/// Largest difference of a logit, over the largest magnitude of the reference's.
+const TOLERANCE: f32 = 1e-4;
+
+/// How a prompt is fed, and in how large pieces.
+const MODES: [(&str, usize); 3] = [("at once", usize::MAX), ("by token", 1), ("chunks of 7", 7)];
+
+/// Prompts are longer than the fixtures' sliding window, so that each mode goes past it.
+const SLIDING_WINDOW: usize = 8;
+
+#[test]
+fn logits_f32_good() {
+    let device = cpu(2);
+    let mut failures = Vec::new();
+    let mut table = format!("{:<14}{:<24}{:<14}largest difference\n", "architecture", "variant", "mode");
+    for fixture in Fixture::all() {
+        assert!(fixture.tokens.len() > 3 * SLIDING_WINDOW);
+        let model = fixture.load(&device, DType::F32);
+        for (mode, chunk) in MODES {
+            let chunk = chunk.min(fixture.tokens.len());
+            let logits = logits_alone(&*model, &fixture.tokens, chunk, DType::F32);
+            let difference = logits.difference(&fixture.logits_f32) / fixture.logits_f32.largest();
+            let architecture = &model.summary().architecture;
+            writeln!(table, "{architecture:<14}{:<24}{mode:<14}{difference:.1e}", fixture.name).unwrap();
+            if difference.is_nan() || difference > TOLERANCE {
+                failures.push(format!("{} {mode}: {difference:e}", fixture.name));
+            }
+        }
+    }
+    println!("{table}");
+    assert!(failures.is_empty(), "past {TOLERANCE:e}: {failures:#?}");
+}
+
+#[test]
+fn argmax_bf16_good() {
+    let device = cpu(2);
+    let mut failures = Vec::new();
+    let mut table = format!("{:<14}{:<24}{:<14}same argmax, beyond doubt\n", "architecture", "variant", "mode");
+    for fixture in Fixture::all() {
+        let model = fixture.load(&device, DType::BF16);
+        for (mode, chunk) in MODES {
+            let chunk = chunk.min(fixture.tokens.len());
+            let logits = logits_alone(&*model, &fixture.tokens, chunk, DType::BF16);
+            let [same, decided] = compare_argmax(&fixture, &logits);
+            let architecture = &model.summary().architecture;
+            writeln!(table, "{architecture:<14}{:<24}{mode:<14}{same} of {decided}", fixture.name).unwrap();
+            if same != decided || decided < fixture.tokens.len() / 2 {
+                failures.push(format!("{} {mode}: {same} of {decided}", fixture.name));
+            }
+        }
+    }
+    println!("{table}");
+    assert!(failures.is_empty(), "another argmax, or too few positions beyond doubt: {failures:#?}");
+}
+
+/// At how many positions `logits` has the reference's best token, and at how many that is beyond doubt: where it
+/// leads by more than twice what bfloat16 moved any of the reference's own logits.
+fn compare_argmax(fixture: &Fixture, logits: &Rows) -> [usize; 2] {
+    let reference = fixture.logits_f32.iter().zip(fixture.logits_bf16.iter());
+    let mut counts = [0, 0];
+    for ((expected, rounded), found) in reference.zip(logits.iter()) {
+        let noise = expected.iter().zip(rounded).fold(0.0f32, |noise, (a, b)| noise.max((a - b).abs()));
+        let best = argmax(expected);
+        let second = expected.iter().enumerate().filter(|(token, _)| *token != best).map(|(_, logit)| *logit);
+        if expected[best] - second.fold(f32::NEG_INFINITY, f32::max) > 2.0 * noise {
+            counts[0] += usize::from(argmax(found) == best);
+            counts[1] += 1;
+        }
+    }
+    counts
+}
+
+fn argmax(row: &[f32]) -> usize {
+    row.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(token, _)| token).unwrap()
+}

@@ -35,6 +35,12 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
     },
+    /// The engine has stopped, and no answer will come.
+    #[error("engine: {message}; load the model again")]
+    Stopped {
+        /// Why.
+        message: String,
+    },
     /// A chat template failed.
     #[error("chat template ({origin}): {message}")]
     Template {

@@ -42,11 +42,12 @@ pub enum Task {
 /// How to continue a prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Generate {
-    /// Stop after so many tokens; up to the context length if `None`.
+    /// Stop after so many tokens; when the context is full if `None`. An answer that is asked to be longer than
+    /// the context goes on: each token then sees the last so many.
     pub max_tokens: Option<usize>,
     /// How each token is chosen.
     pub sampling: Sampling,
-    /// Tokens that end the answer; they are not part of its text.
+    /// Tokens that end the answer; they are not part of it: no [`Event::Token`] tells of them.
     pub stop_tokens: Vec<u32>,
     /// Texts that end the answer; neither they nor what follows is part of its text.
     pub stop_strings: Vec<String>,
@@ -100,6 +101,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whose event it is.
+    pub fn id(&self) -> RequestId {
+        match self {
+            Event::Token { id, .. }
+            | Event::Logits { id, .. }
+            | Event::Scores { id, .. }
+            | Event::Finished { id, .. }
+            | Event::Failed { id, .. } => *id,
+        }
+    }
+
+    /// Whether it is the request's last.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Event::Finished { .. } | Event::Failed { .. })
+    }
+}
+
 /// A generated token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
@@ -126,7 +145,7 @@ pub struct Logprobs {
 pub enum FinishReason {
     /// A stop token or a stop string; for logits and scores, all were given.
     Stop,
-    /// As many tokens as asked for, or as the context holds.
+    /// As many tokens as asked for, or, where no number was, as the context holds.
     Length,
     /// It was cancelled.
     Cancelled,

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The answer to one prompt as it grows: tokens, their text, and when it ends.
+
+use crate::sampler::{LogSoftmax, Sampler};
+use crate::text::{Detokenizer, StopStrings, Tokenizer};
+use crate::{FinishReason, Generate, Result, Token};
+
+/// Continues one prompt.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    sampler: Sampler,
+    detokenizer: Option<Detokenizer>,
+    stop_strings: StopStrings,
+    stop_tokens: Vec<u32>,
+    top_logprobs: Option<usize>,
+    /// Tokens that may still come.
+    left: usize,
+}
+
+/// A token that was chosen.
+#[derive(Debug)]
+pub(crate) struct Next {
+    pub id: u32,
+    /// What the reader gets; nothing of a stop token.
+    pub token: Option<Token>,
+    pub finished: Option<FinishReason>,
+}
+
+impl Answer {
+    /// An empty answer to `prompt` that may have up to `max_tokens` tokens.
+    pub fn new(
+        options: Generate,
+        prompt: &[u32],
+        max_tokens: usize,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self> {
+        Ok(Answer {
+            sampler: Sampler::new(options.sampling, prompt),
+            detokenizer: tokenizer.map(|tokenizer| Detokenizer::new(tokenizer.clone(), prompt)),
+            stop_strings: StopStrings::new(&options.stop_strings)?,
+            stop_tokens: options.stop_tokens,
+            top_logprobs: options.top_logprobs,
+            left: max_tokens,
+        })
+    }
+
+    /// Chooses the next token from its logits, which are changed on the way.
+    pub fn next(&mut self, logits: &mut [f32]) -> Result<Next> {
+        let unmodified = self.top_logprobs.map(|count| (count, logits.to_vec()));
+        let id = self.sampler.sample(logits)?;
+        self.left = self.left.saturating_sub(1);
+        if self.stop_tokens.contains(&id) {
+            return Ok(Next { id, token: None, finished: Some(FinishReason::Stop) });
+        }
+        let logprobs = unmodified.map(|(count, logits)| LogSoftmax::new(&logits).top(id, count));
+        let piece = self.detokenizer.as_mut().map_or(Ok(String::new()), |detokenizer| detokenizer.push(id))?;
+        let matched = self.stop_strings.push(&piece);
+        let finished = match (matched.stopped, self.left) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, 0) => Some(FinishReason::Length),
+            (false, _) => None,
+        };
+        Ok(Next { id, token: Some(Token { id, text: matched.text, logprobs }), finished })
+    }
+
+    /// The text that was held back, once no token follows.
+    pub fn finish(&mut self) -> String {
+        let rest = self.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
+        let matched = self.stop_strings.push(&rest);
+        matched.text + &self.stop_strings.finish()
+    }
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The one loop.
+
+use std::fmt;
+use std::time::Instant;
+
+use ingle_models::Model;
+use ingle_nn::KvCache;
+
+use crate::answer::Answer;
+use crate::batch::batch;
+use crate::blocks::BlockManager;
+use crate::limits::Limits;
+use crate::scheduler::{Begun, Scheduler};
+use crate::sequence::{Sequence, Work};
+use crate::text::Tokenizer;
+use crate::{EngineOptions, Error, Event, FinishReason, Metrics, Request, RequestId, Result, Task};
+
+/// A model, its key-value cache, and the requests it is working on.
+///
+/// [`Engine::step`] computes a little of every request; call it until the engine [is idle](Engine::is_idle).
+/// What a request gives does not depend on the requests beside it. See the [crate's text](crate) for an
+/// example.
+pub struct Engine {
+    // Dropped before the model whose device it lives on.
+    cache: KvCache,
+    model: Box<dyn Model>,
+    tokenizer: Option<Tokenizer>,
+    scheduler: Scheduler,
+    limits: Limits,
+    metrics: Metrics,
+    /// Events that came between steps.
+    pending: Vec<Event>,
+    next_id: u64,
+}
+
+impl Engine {
+    /// An engine for `model`. Without a tokeniser, tokens have no text and requests no stop strings.
+    ///
+    /// # Errors
+    /// Options out of range, and those of making an empty cache.
+    pub fn new(model: Box<dyn Model>, tokenizer: Option<Tokenizer>, options: EngineOptions) -> Result<Self> {
+        let setup = options.setup(model.as_ref())?;
+        let cache = KvCache::new(model.device(), &setup.layers, setup.block_size, setup.kv_dtype)?;
+        let blocks = BlockManager::new(cache.groups(), setup.block_size, setup.pools);
+        let limits = Limits {
+            vocab_size: model.summary().vocab_size,
+            context_length: setup.context_length,
+            has_text: tokenizer.is_some(),
+        };
+        Ok(Engine {
+            cache,
+            model,
+            tokenizer,
+            scheduler: Scheduler::new(setup.step, blocks),
+            limits,
+            metrics: Metrics::default(),
+            pending: Vec::new(),
+            next_id: 0,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Model {
+        self.model.as_ref()
+    }
+
+    /// Positions that a token can see at most, and the longest prompt.
+    pub fn context_length(&self) -> usize {
+        self.limits.context_length
+    }
+
+    /// What a request must keep to; lets other threads check theirs.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Takes a request on.
+    ///
+    /// # Errors
+    /// [`Error::Request`] or [`Error::Sampling`] for one that cannot be carried out: see [`Limits::check`].
+    pub fn submit(&mut self, request: Request) -> Result<RequestId> {
+        let id = RequestId(self.next_id);
+        self.submit_as(id, request)?;
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// [`Engine::submit`] for a caller that numbers all requests of this engine itself.
+    pub(crate) fn submit_as(&mut self, id: RequestId, request: Request) -> Result<()> {
+        self.limits.check(&request)?;
+        let Request { prompt, task, deadline } = request;
+        let mut wants_nothing = false;
+        let work = match task {
+            Task::Generate(options) => {
+                let max_tokens = self.limits.max_tokens(prompt.len(), options.max_tokens);
+                wants_nothing = max_tokens == 0;
+                Work::Generate(Box::new(Answer::new(options, &prompt, max_tokens, self.tokenizer.as_ref())?))
+            }
+            Task::Logits { from } => Work::Logits { next: from },
+            Task::Score { from } => Work::Score { from, logprobs: Vec::new() },
+        };
+        let mut sequence = Sequence {
+            id,
+            prompt_tokens: prompt.len(),
+            tokens: prompt,
+            work,
+            deadline,
+            submitted: Instant::now(),
+            computed: 0,
+            lease: None,
+            chunk: 0,
+            last_step: 0,
+            time_to_first_token: None,
+            cached_tokens: None,
+        };
+        if wants_nothing {
+            self.pending.push(sequence.finish(FinishReason::Length));
+        } else {
+            self.scheduler.waiting.push_back(sequence);
+        }
+        Ok(())
+    }
+
+    /// Ends a request; the next step says so. One that has ended, or never was, is passed over.
+    pub fn cancel(&mut self, id: RequestId) {
+        if let Some(mut sequence) = self.scheduler.take_id(id) {
+            self.pending.push(sequence.finish(FinishReason::Cancelled));
+        }
+    }
+
+    /// Whether there is nothing to do and nothing to say.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.scheduler.is_idle()
+    }
+
+    /// Computes a little of every request, in one forward pass, and appends what happened to `events`.
+    ///
+    /// A failed pass fails the requests it computed, with [`Event::Failed`]; the others go on.
+    ///
+    /// # Errors
+    /// Only if the cache cannot be made anew after a failed pass. The engine is of no more use then.
+    pub fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let begin = Instant::now();
+        events.append(&mut self.pending);
+        for mut late in self.scheduler.take_where(|sequence| sequence.deadline.is_some_and(|end| end <= begin)) {
+            events.push(late.finish(FinishReason::Deadline));
+        }
+        let stuck = self.scheduler.schedule(&mut self.cache);
+        events.extend(stuck.map(|(sequence, error)| Event::Failed { id: sequence.id, error }));
+        let Begun { prompt_tokens, cached_tokens, preemptions } = std::mem::take(&mut self.scheduler.begun);
+        self.metrics.prompt_tokens += prompt_tokens;
+        self.metrics.cached_tokens += cached_tokens;
+        self.metrics.preemptions += preemptions;
+
+        let decoded = self.scheduler.running.iter().filter(|s| s.chunk > 0 && s.decodes()).count();
+        let computed: usize = self.scheduler.running.iter().map(|sequence| sequence.chunk).sum();
+        if computed == 0 {
+            return Ok(());
+        }
+        match self.forward() {
+            Ok(logits) => self.deliver(logits, events),
+            Err(error) => {
+                let failed = self.scheduler.abandon();
+                events.extend(failed.iter().map(|sequence| Event::Failed { id: sequence.id, error: error.clone() }));
+                self.cache.reset()?;
+            }
+        }
+        self.metrics.count_step(computed - decoded, decoded, begin.elapsed());
+        Ok(())
+    }
+
+    /// What the engine has done so far, and its present state.
+    pub fn metrics(&self) -> Metrics {
+        let blocks = self.scheduler.blocks.counts();
+        Metrics {
+            running: self.scheduler.running.len(),
+            waiting: self.scheduler.waiting.len(),
+            blocks_used: blocks.used,
+            blocks_cached: blocks.cached,
+            blocks_total: blocks.total,
+            kv_bytes: self.cache.bytes(),
+            ..self.metrics
+        }
+    }
+
+    /// Starts counts and times again from zero.
+    pub fn reset_metrics(&mut self) {
+        self.metrics = Metrics::default();
+    }
+
+    /// Forgets the prompts kept for reuse. Without a running request, the cache gives its memory back too.
+    ///
+    /// # Errors
+    /// Those of making an empty cache.
+    pub fn clear_prefix_cache(&mut self) -> Result<()> {
+        self.scheduler.blocks.forget();
+        if self.scheduler.running.is_empty() {
+            self.scheduler.blocks.reset();
+            self.cache.reset()?;
+        }
+        Ok(())
+    }
+
+    /// The logits of this step's rows, `vocab_size` for each.
+    fn forward(&mut self) -> Result<Vec<f32>> {
+        let (groups, block_size) = (self.cache.groups().len(), self.cache.block_size());
+        let batch = batch(self.model.device(), &self.scheduler.running, groups, block_size)?;
+        let logits = self.model.forward(&batch, &mut self.cache)?;
+        let expected = [batch.outputs.shape()[0], self.limits.vocab_size];
+        if **logits.shape() != expected {
+            let message = format!("model: expected logits {expected:?}, found {}", logits.spec());
+            return Err(Error::Request { message });
+        }
+        Ok(logits.to_f32_vec()?)
+    }
+
+    /// Hands each sequence its rows.
+    fn deliver(&mut self, mut logits: Vec<f32>, events: &mut Vec<Event>) {
+        let mut rows = logits.chunks_exact_mut(self.limits.vocab_size);
+        let mut index = 0;
+        while let Some(sequence) = self.scheduler.running.get_mut(index) {
+            let count = if sequence.chunk > 0 { sequence.rows() } else { 0 };
+            let before = sequence.tokens.len();
+            let ended = sequence.take_rows(rows.by_ref().take(count), events);
+            self.metrics.generated_tokens += sequence.tokens.len() - before;
+            if count > 0 && sequence.time_to_first_token.is_none() {
+                let elapsed = sequence.submitted.elapsed();
+                sequence.time_to_first_token = Some(elapsed);
+                self.metrics.count_first_token(elapsed);
+            }
+            match ended {
+                Ok(None) => {
+                    index += 1;
+                    continue;
+                }
+                Ok(Some(reason)) => events.push(self.scheduler.take(index).finish(reason)),
+                Err(error) => events.push(Event::Failed { id: self.scheduler.take(index).id, error }),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model.summary().architecture)
+            .field("limits", &self.limits)
+            .field("metrics", &self.metrics())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! A tiny model with real attention, so that a wrong key or value shows in its logits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ingle_cpu::{CpuDevice, CpuOptions};
+use ingle_engine::{Engine, EngineOptions, Event, FinishReason, Generate, Request, RequestId, Sampling, Task, Usage};
+use ingle_models::{Model, Summary};
+use ingle_nn::{Batch, CacheLayer, KvCache};
+use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor};
+
+pub const VOCAB: usize = 61;
+pub const CONTEXT: usize = 256;
+pub const WINDOW: usize = 24;
+/// A token whose embedding is NaN.
+pub const POISON: u32 = 60;
+
+const HIDDEN: usize = 32;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 8;
+const MLP: usize = 48;
+/// A window, everything, and a window again.
+const WINDOWS: [Option<usize>; 3] = [Some(WINDOW), None, Some(WINDOW)];
+
+/// A random decoder of three layers.
+pub struct Tiny {
+    summary: Summary,
+    device: DeviceHandle,
+    embedding: Tensor,
+    head: Tensor,
+    ones: Tensor,
+    frequencies: Tensor,
+    layers: Vec<Layer>,
+    calls: AtomicUsize,
+    trouble: Trouble,
+}
+
+/// What goes wrong, and in which forward pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    Never,
+    Error(usize),
+    Panic(usize),
+}
+
+struct Layer {
+    window: Option<usize>,
+    qkv: [Tensor; 3],
+    out: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+}
+
+impl Tiny {
+    pub fn new(trouble: Trouble) -> Self {
+        let options = CpuOptions { threads: Some(2), ..Default::default() };
+        let device: DeviceHandle = Arc::new(CpuDevice::new(options).expect("a CPU"));
+        let mut seed = 1;
+        let mut weight = |rows: usize, columns: usize, scale: f32| {
+            let values: Vec<f32> = (0..rows * columns).map(|_| scale * uniform(&mut seed)).collect();
+            Tensor::from_slice(&device, &values, [rows, columns]).expect("a weight")
+        };
+        let mut embedding = weight(VOCAB, HIDDEN, 1.0).to_vec::<f32>().expect("numbers");
+        embedding[POISON as usize * HIDDEN..].fill(f32::NAN);
+        let embedding = Tensor::from_slice(&device, &embedding, [VOCAB, HIDDEN]).expect("a table");
+        let head = weight(VOCAB, HIDDEN, 2.0);
+        let layer = |&window: &Option<usize>| Layer {
+            window,
+            qkv: [
+                weight(HEADS * HEAD_DIM, HIDDEN, 0.6),
+                weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6),
+                weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6),
+            ],
+            out: weight(HIDDEN, HEADS * HEAD_DIM, 0.6),
+            gate: weight(MLP, HIDDEN, 0.4),
+            up: weight(MLP, HIDDEN, 0.4),
+            down: weight(HIDDEN, MLP, 0.4),
+        };
+        let layers = WINDOWS.iter().map(layer).collect();
+        let frequencies: Vec<f32> = (0..HEAD_DIM / 2).map(|j| 1000f32.powf(-2.0 * j as f32 / 8.0)).collect();
+        Tiny {
+            summary: Summary {
+                architecture: "tiny".into(),
+                vocab_size: VOCAB,
+                layers: WINDOWS.len(),
+                hidden_size: HIDDEN,
+                parameters: 0,
+                weight_bytes: 0,
+                dtype: DType::F32,
+                quantisation: None,
+                context_length: CONTEXT,
+            },
+            ones: Tensor::full(&device, [HIDDEN], DType::F32, 1.0).expect("ones"),
+            frequencies: Tensor::from_slice(&device, &frequencies, [HEAD_DIM / 2]).expect("frequencies"),
+            embedding,
+            head,
+            layers,
+            device,
+            calls: AtomicUsize::new(0),
+            trouble,
+        }
+    }
+}
+
+/// A number in `[−1, 1)`, by a linear congruential generator (Knuth's MMIX).
+fn uniform(seed: &mut u64) -> f32 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+impl Model for Tiny {
+    fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    fn cache_layers(&self) -> Vec<CacheLayer> {
+        let layer = |layer: &Layer| CacheLayer { kv_heads: KV_HEADS, head_dim: HEAD_DIM, window: layer.window };
+        self.layers.iter().map(layer).collect()
+    }
+
+    fn forward(&self, batch: &Batch, cache: &mut KvCache) -> ingle_nn::Result<Tensor> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match self.trouble {
+            Trouble::Error(at) if at == call => return Err(ingle_nn::Error::CacheLost { layer: 7 }),
+            Trouble::Panic(at) if at == call => panic!("at the disco"),
+            _ => {}
+        }
+        let tokens = batch.tokens.shape()[0];
+        let norm = |x: &Tensor| x.rms_norm(&self.ones, 1e-6, 0.0);
+        let mut x = self.embedding.take_rows(&batch.tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let h = norm(&x)?;
+            let heads = |weight: &Tensor| h.linear(weight, None)?.reshape([tokens, weight.shape()[0] / HEAD_DIM, HEAD_DIM]);
+            let turned = |x: Tensor| x.rope(&batch.positions, &self.frequencies, RopeLayout::Halves);
+            let [q, k, v] = &layer.qkv;
+            let (q, k, v) = (turned(heads(q)?)?, turned(heads(k)?)?, heads(v)?);
+            let attended = cache.attend(index, [&q, &k, &v], batch, 0.6, None)?;
+            x = x.add(&attended.reshape([tokens, HEADS * HEAD_DIM])?.linear(&layer.out, None)?)?;
+            let h = norm(&x)?;
+            let gated = h.linear(&layer.gate, None)?.glu(&h.linear(&layer.up, None)?, Activation::Silu)?;
+            x = x.add(&gated.linear(&layer.down, None)?)?;
+        }
+        Ok(norm(&x.take_rows(&batch.outputs)?)?.linear(&self.head, None)?)
+    }
+
+    fn device(&self) -> &DeviceHandle {
+        &self.device
+    }
+}
+
+/// An engine of the tiny model, without text.
+pub fn engine(options: EngineOptions) -> Engine {
+    Engine::new(Box::new(Tiny::new(Trouble::Never)), None, options).expect("an engine")
+}
+
+/// A prompt of `length` tokens; prompts of different seeds differ.
+pub fn prompt(seed: u64, length: usize) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
+    (0..length).map(|_| (uniform(&mut state).abs() * (VOCAB - 1) as f32) as u32).collect()
+}
+
+/// A request for so many tokens, at a temperature where the draw matters.
+pub fn generate(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> Request {
+    let sampling = Sampling { temperature: 0.8, seed, ..Default::default() };
+    Request {
+        prompt,
+        task: Task::Generate(Generate { max_tokens: Some(max_tokens), sampling, ..Default::default() }),
+        deadline: None,
+    }
+}
+
+pub fn logits(prompt: Vec<u32>, from: usize) -> Request {
+    Request { prompt, task: Task::Logits { from }, deadline: None }
+}
+
+pub fn score(prompt: Vec<u32>, from: usize) -> Request {
+    Request { prompt, task: Task::Score { from }, deadline: None }
+}
+
+/// All that one request gave.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub tokens: Vec<u32>,
+    pub text: String,
+    /// The bits of the rows, so that equal means equal.
+    pub rows: Vec<Vec<u32>>,
+    pub scores: Vec<u32>,
+    pub finished: Option<(FinishReason, Usage)>,
+    pub failed: Option<String>,
+}
+
+impl Outcome {
+    pub fn take(&mut self, event: Event) {
+        assert!(self.finished.is_none() && self.failed.is_none(), "an event after the last: {event:?}");
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+        match event {
+            Event::Token { token, .. } => {
+                self.tokens.push(token.id);
+                self.text += &token.text;
+            }
+            Event::Logits { row, .. } => self.rows.push(bits(&row)),
+            Event::Scores { logprobs, .. } => self.scores = bits(&logprobs),
+            Event::Finished { text, reason, usage, .. } => {
+                self.text += &text;
+                self.finished = Some((reason, usage));
+            }
+            Event::Failed { error, .. } => self.failed = Some(error.to_string()),
+        }
+    }
+
+    pub fn reason(&self) -> Option<FinishReason> {
+        self.finished.map(|(reason, _)| reason)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.finished.expect("it finished").1
+    }
+}
+
+/// Steps until all is done; what each of `ids` gave.
+pub fn finish(engine: &mut Engine, ids: &[RequestId]) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = ids.iter().map(|_| Outcome::default()).collect();
+    let mut events = Vec::new();
+    for _ in 0..100_000 {
+        if engine.is_idle() {
+            return outcomes;
+        }
+        engine.step(&mut events).expect("a step");
+        for event in events.drain(..) {
+            if let Some(index) = ids.iter().position(|&id| id == event.id()) {
+                outcomes[index].take(event);
+            }
+        }
+    }
+    panic!("the engine never became idle: {engine:?}");
+}
+
+/// What each of the requests gives when all are submitted at once.
+pub fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Outcome> {
+    let ids: Vec<RequestId> = requests.into_iter().map(|request| engine.submit(request).expect("valid")).collect();
+    finish(engine, &ids)
+}
+
+/// What a request gives in an engine of its own.
+pub fn alone(request: Request) -> Outcome {
+    run(&mut engine(EngineOptions::default()), vec![request]).remove(0)
+}

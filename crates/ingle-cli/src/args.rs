@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The words of the command line that several commands share.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser};
+use ingle::{DType, EndTokens, GenerateOptions, LoadOptions, Sampling, TextModel};
+
+use crate::Failure;
+use crate::commands::Command;
+use crate::output::Progress;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Run, serve, fine-tune and train language models on the machine you own.
+///
+/// A model is a directory as the Hugging Face hub has them: config.json, tokenizer.json, *.safetensors. The
+/// model `demo` is built in, so every command works at once:
+///
+///   ingle generate --prompt "ROMEO:"
+///   ingle pull Qwen/Qwen3-0.6B
+///   ingle chat --model Qwen/Qwen3-0.6B
+#[derive(Parser)]
+#[command(name = "ingle", version, styles = STYLES, verbatim_doc_comment)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which model, and how it is loaded.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A model directory, the name of a pulled model (owner/name), or `demo`
+    #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
+    pub model: String,
+
+    /// Backend to run on (see `ingle devices`); the best available if not given
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+
+    /// Compute in this dtype instead of the one the weights are stored in: f32, bf16 or f16
+    #[arg(long, value_name = "DTYPE", value_parser = dtype)]
+    pub dtype: Option<DType>,
+
+    /// Threads to compute with; one for each core if not given
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+
+    /// Tokens a sequence may have, prompt and answer together; the model's own limit if not given
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub context_length: Option<usize>,
+
+    /// Memory that the model may take, for example 6GiB or 800MB; unlimited if not given
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory_limit: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Loads the model, with a progress bar if that takes over a second.
+    pub fn load(&self) -> Result<Box<dyn TextModel>, Failure> {
+        let progress = Progress::bytes("loading");
+        let options = LoadOptions {
+            context_length: self.context_length,
+            dtype: self.dtype,
+            device: self.device.clone(),
+            memory_limit: self.memory_limit,
+            threads: self.threads,
+        };
+        let model = ingle::load_with_progress(&self.model, &options, &mut |p| {
+            progress.set(p.loaded_bytes as u64, p.total_bytes as u64);
+        });
+        progress.done();
+        Ok(model?)
+    }
+}
+
+/// How each token is chosen and when the answer ends. What is not given is as the model's own
+/// generation_config.json says, or greedy.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Tokens at most
+    #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
+    pub max_tokens: Option<usize>,
+
+    /// Divide the logits; 0 always takes the likeliest token
+    #[arg(long, short, value_name = "T", value_parser = |s: &str| within(s, 0.0, f32::MAX))]
+    pub temperature: Option<f32>,
+
+    /// Keep the likeliest tokens that together have this probability; 1 keeps all
+    #[arg(long, value_name = "P", value_parser = |s: &str| within(s, 0.0, 1.0))]
+    pub top_p: Option<f32>,
+
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all
+    #[arg(long, value_name = "P", value_parser = |s: &str| within(s, 0.0, 1.0))]
+    pub min_p: Option<f32>,
+
+    /// Make tokens seen before less likely; 1 does nothing
+    #[arg(long, value_name = "F", value_parser = |s: &str| within(s, f32::MIN_POSITIVE, f32::MAX))]
+    pub repetition_penalty: Option<f32>,
+
+    /// Subtract this from the logits of generated tokens
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = |s: &str| within(s, f32::MIN, f32::MAX))]
+    pub presence_penalty: Option<f32>,
+
+    /// Subtract this from the logits of generated tokens, once for each time
+    #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = |s: &str| within(s, f32::MIN, f32::MAX))]
+    pub frequency_penalty: Option<f32>,
+
+    /// Add to the logit of one token, for example 42=-5; may be repeated
+    #[arg(long, value_name = "ID=X", allow_hyphen_values = true, value_parser = bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+
+    /// Seed of the draw: the same seed gives the same answer; a new one each time if not given
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// With --json: the log-probabilities of this many likeliest tokens beside each token
+    #[arg(long, value_name = "N")]
+    pub logprobs: Option<usize>,
+
+    /// Go on past the model's own end tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// The options for `model`: what was given, over the model's own defaults.
+    pub fn options(&self, model: &dyn TextModel) -> GenerateOptions {
+        let own = model.default_sampling();
+        let sampling = Sampling {
+            temperature: self.temperature.unwrap_or(own.temperature),
+            top_p: self.top_p.unwrap_or(own.top_p),
+            top_k: self.top_k.unwrap_or(own.top_k),
+            min_p: self.min_p.unwrap_or(own.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(own.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(own.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(own.frequency_penalty),
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed.unwrap_or_else(fresh_seed),
+        };
+        GenerateOptions {
+            max_tokens: self.max_tokens,
+            sampling: Some(sampling),
+            stop: self.stop.clone(),
+            top_logprobs: self.logprobs,
+            end_tokens: if self.ignore_eos { EndTokens::Ignore } else { EndTokens::Stop },
+            ..GenerateOptions::default()
+        }
+    }
+}
+
+/// A seed that differs from run to run: the hasher that the standard library seeds from the system.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8) >> 16
+}
+
+fn dtype(text: &str) -> Result<DType, String> {
+    DType::FLOATS.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| "expected f32, bf16 or f16".into())
+}
+
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
+    let range = match (least, most) {
+        (0.0, f32::MAX) => "of at least 0".to_owned(),
+        (f32::MIN_POSITIVE, f32::MAX) => "greater than 0".to_owned(),
+        (f32::MIN, f32::MAX) => "that is finite".to_owned(),
+        _ => format!("from {least} to {most}"),
+    };
+    match text.parse::<f32>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number {range}")),
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse::<f32>().ok()?)));
+    parsed.filter(|(_, bias)| !bias.is_nan()).ok_or_else(|| "expected TOKEN_ID=NUMBER, for example 42=-5".into())
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+        ("", 1),
+    ];
+    let refused = || "expected a size such as 6GiB, 800MB or a number of bytes".to_owned();
+    let (number, unit) =
+        UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).ok_or_else(refused)?;
+    let bytes = number.trim().parse::<f64>().map_err(|_| refused())? * unit as f64;
+    if bytes >= 1.0 && bytes < usize::MAX as f64 { Ok(bytes as usize) } else { Err(refused()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_words_are_consistent_good() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_good() {
+        assert_eq!(size("6GiB"), Ok(6 << 30));
+        assert_eq!(size("1.5 MB"), Ok(1_500_000));
+        assert_eq!(size("77"), Ok(77));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_bad() {
+        assert!(within("nan", 0.0, f32::MAX).is_err());
+        assert!(within("-1", 0.0, f32::MAX).is_err());
+        assert!(within("inf", 0.0, f32::MAX).is_err());
+        assert!(within("1.5", 0.0, 1.0).is_err());
+        assert!(positive("0").is_err());
+        assert!(size("lots").is_err());
+        assert!(bias("42").is_err());
+        assert!(dtype("int8").is_err());
+    }
+}

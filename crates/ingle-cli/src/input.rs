@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Reading prompts: text as it is, or a file of them.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Failure;
+
+/// All of standard input, exactly as given.
+///
+/// # Errors
+/// If it is not UTF-8, saying where.
+pub fn stdin_text() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("standard input: expected UTF-8 text, found an invalid byte at offset {at}").into()
+    })
+}
+
+/// One entry of a file of prompts.
+#[derive(Debug, PartialEq)]
+pub enum Entry {
+    /// A plain line.
+    Text(String),
+    /// An object of a JSONL file.
+    Object(Map<String, Value>),
+}
+
+/// Reads a file (or standard input if `-` or `None`) of one entry a line: JSONL if its name ends in
+/// `.jsonl`, or if its first line is a JSON object; plain text otherwise. Empty lines are passed over.
+///
+/// # Errors
+/// A file that cannot be read, a line that is not UTF-8 or not a JSON object, with its number.
+pub fn entries(path: Option<&Path>) -> Result<Vec<Entry>, Failure> {
+    let path = path.filter(|path| *path != Path::new("-"));
+    match path {
+        Some(path) => {
+            let name = path.display().to_string();
+            let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+            let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
+            read(BufReader::new(file), &name, jsonl)
+        }
+        None => read(io::stdin().lock(), "standard input", false),
+    }
+}
+
+fn read(mut reader: impl BufRead, name: &str, mut jsonl: bool) -> Result<Vec<Entry>, Failure> {
+    let mut entries = Vec::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(|error| format!("{name}: {error}"))?;
+        if read == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line)
+            .map_err(|error| format!("{name}, line {number}: expected UTF-8 text: {error}"))?
+            .trim_end_matches(['\n', '\r']);
+        if text.trim().is_empty() {
+            continue;
+        }
+        if entries.is_empty() && !jsonl {
+            jsonl = text.starts_with('{') && serde_json::from_str::<Map<String, Value>>(text).is_ok();
+        }
+        entries.push(if jsonl {
+            let object = serde_json::from_str(text)
+                .map_err(|error| format!("{name}, line {number}: expected a JSON object: {error}"))?;
+            Entry::Object(object)
+        } else {
+            Entry::Text(text.to_owned())
+        });
+    }
+    Ok(entries)
+}
+
+/// The text of an entry: the line itself, or the first of `fields` that the object has.
+///
+/// # Errors
+/// An object without any of them, or with one that is not a string.
+pub fn text_of(entry: &Entry, fields: &[&str]) -> Result<String, Failure> {
+    let object = match entry {
+        Entry::Text(text) => return Ok(text.clone()),
+        Entry::Object(object) => object,
+    };
+    let found = fields.iter().find_map(|field| object.get(*field));
+    match found {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(format!("expected a string in `{}`, found {other}", fields.join("` or `")).into()),
+        None => {
+            let has = object.keys().cloned().collect::<Vec<_>>().join(", ");
+            Err(format!("expected a field `{}`, found: {has}", fields.join("` or `")).into())
+        }
+    }
+}
+
+/// Where results go: a file, written beside its target and renamed when whole, or standard output.
+pub enum Sink {
+    /// Standard output.
+    Stdout,
+    /// A file that is not yet in place.
+    File { temporary: File, part: PathBuf, target: PathBuf },
+}
+
+impl Sink {
+    /// Opens the sink.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn open(target: Option<&Path>) -> Result<Self, Failure> {
+        let Some(target) = target else { return Ok(Sink::Stdout) };
+        let mut part = target.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let temporary = File::create(&part).map_err(|error| format!("{}: {error}", part.display()))?;
+        Ok(Sink::File { temporary, part, target: target.into() })
+    }
+
+    /// Writes one line of JSON.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
+        match self {
+            Sink::Stdout => crate::output::json(value),
+            Sink::File { temporary, .. } => {
+                let mut line = serde_json::to_vec(value)?;
+                line.push(b'\n');
+                Ok(io::Write::write_all(temporary, &line)?)
+            }
+        }
+    }
+
+    /// Puts the file in place.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn finish(self) -> Result<(), Failure> {
+        match self {
+            Sink::Stdout => Ok(()),
+            Sink::File { temporary, part, target } => {
+                temporary.sync_all()?;
+                Ok(std::fs::rename(part, target)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_objects_good() {
+        let lines = read("one\r\n\n two \n".as_bytes(), "f", false).unwrap();
+        assert_eq!(lines, [Entry::Text("one".into()), Entry::Text(" two ".into())]);
+        let objects = read("{\"text\": \"a\"}\n{\"prompt\": \"b\"}\n".as_bytes(), "f", false).unwrap();
+        assert_eq!(text_of(&objects[0], &["prompt", "text"]).unwrap(), "a");
+        assert_eq!(text_of(&objects[1], &["prompt", "text"]).unwrap(), "b");
+    }
+
+    #[test]
+    fn a_broken_line_is_named_bad() {
+        let error = read("{\"text\": \"a\"}\n{\"text\": \n".as_bytes(), "f.jsonl", true).unwrap_err();
+        assert!(error.to_string().starts_with("f.jsonl, line 2: expected a JSON object"), "{error}");
+        let error = read(&b"good\n\xff\xfe\n"[..], "f", false).unwrap_err();
+        assert!(error.to_string().starts_with("f, line 2: expected UTF-8"), "{error}");
+        let objects = read("{\"a\": 1, \"b\": 2}\n".as_bytes(), "f", true).unwrap();
+        assert_eq!(text_of(&objects[0], &["text"]).unwrap_err().to_string(), "expected a field `text`, found: a, b");
+    }
+
+    #[test]
+    fn a_sentence_that_starts_with_a_brace_is_text_ugly() {
+        let lines = read("{not json\n{\"text\": \"a\"}\n".as_bytes(), "f", false).unwrap();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0], Entry::Text("{not json".into()));
+    }
+}

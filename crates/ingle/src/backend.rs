@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Backends: what loads a model. Users choose these by name.
+
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use ingle_cpu::{CpuDevice, CpuOptions};
+use ingle_nn::ModelFiles;
+
+use crate::engine_model::EngineModel;
+use crate::{Error, LoadOptions, LoadProgress, Result, TextModel};
+
+/// Loads models and runs them in its own way.
+pub trait Backend: Send + Sync {
+    /// The name by which it is chosen: `cpu`.
+    fn name(&self) -> &'static str;
+
+    /// What it would run on here, for people; or why it cannot run here, in one line.
+    ///
+    /// # Errors
+    /// The reason, if it cannot run on this machine.
+    fn probe(&self) -> Result<String, String>;
+
+    /// Loads a model. `progress` is called now and then while weights are read.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files, the options or the machine.
+    fn load(
+        &self,
+        files: &ModelFiles,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Box<dyn TextModel>>;
+}
+
+/// Backends by rank: the best first.
+type Registry = RwLock<Vec<&'static dyn Backend>>;
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(vec![&Cpu]));
+
+/// Every backend there is, the preferred first; not all may be able to run here ([`Backend::probe`]).
+pub fn backends() -> Vec<&'static dyn Backend> {
+    REGISTRY.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Adds a backend of one's own, preferred to those registered before. One of the same name is replaced.
+pub fn register_backend(backend: &'static dyn Backend) {
+    let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
+    registry.retain(|known| known.name() != backend.name());
+    registry.insert(0, backend);
+}
+
+/// The backend called `name`, or the best that can run here.
+///
+/// # Errors
+/// [`Error::UnknownBackend`] for a name that is not registered; [`Error::BackendUnavailable`] for one that
+/// cannot run here.
+pub fn choose_backend(name: Option<&str>) -> Result<&'static dyn Backend> {
+    let known = backends();
+    let Some(name) = name else {
+        return known.into_iter().find(|backend| backend.probe().is_ok()).ok_or(Error::BackendUnavailable {
+            name: "any".into(),
+            reason: "no backend can run on this machine".into(),
+        });
+    };
+    let Some(backend) = known.iter().find(|backend| backend.name() == name) else {
+        let known = known.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
+        return Err(Error::UnknownBackend { name: name.into(), known });
+    };
+    match backend.probe() {
+        Ok(_) => Ok(*backend),
+        Err(reason) => Err(Error::BackendUnavailable { name: name.into(), reason }),
+    }
+}
+
+/// The processor: the default, with nothing to install.
+struct Cpu;
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn probe(&self) -> Result<String, String> {
+        match CpuDevice::new(CpuOptions::default()) {
+            Ok(device) => Ok(ingle_tensor::Device::description(&device)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn load(
+        &self,
+        files: &ModelFiles,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Box<dyn TextModel>> {
+        let device = Arc::new(CpuDevice::new(CpuOptions { threads: options.threads, ..CpuOptions::default() })?);
+        Ok(Box::new(EngineModel::load(self.name(), files, device, options, progress)?))
+    }
+}

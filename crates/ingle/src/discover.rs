@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Finding models: the built-in one, those in a folder, those in the hub's cache.
+
+use std::path::{Path, PathBuf};
+
+use ingle_models::Summary;
+use ingle_nn::ModelFiles;
+
+use crate::{Error, Result, hub};
+
+/// The name of the built-in model.
+pub const DEMO: &str = "demo";
+
+/// The built-in model's files.
+const DEMO_FILES: ModelFiles = ModelFiles::Embedded {
+    name: DEMO,
+    files: &[
+        ("config.json", include_bytes!("../models/demo/config.json")),
+        ("generation_config.json", include_bytes!("../models/demo/generation_config.json")),
+        ("model.safetensors", include_bytes!("../models/demo/model.safetensors")),
+        ("tokenizer.json", include_bytes!("../models/demo/tokenizer.json")),
+        ("tokenizer_config.json", include_bytes!("../models/demo/tokenizer_config.json")),
+    ],
+};
+
+/// A model that was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What to give to [`crate::load`].
+    pub name: String,
+    /// What it is, read from its configuration and headers alone; or why it cannot be used.
+    pub summary: Result<Summary>,
+}
+
+/// The built-in model.
+pub fn demo() -> Found {
+    Found { name: DEMO.into(), summary: ingle_models::read_summary(&DEMO_FILES).map_err(Error::from) }
+}
+
+/// The models in the folder `dir` and the folders below it: those with a `config.json` and with weights.
+/// Sorted by name; no weights are read.
+///
+/// # Errors
+/// If `dir` cannot be listed. A model that cannot be used is listed with the reason.
+pub fn discover(dir: impl AsRef<Path>) -> Result<Vec<Found>> {
+    let dir = dir.as_ref();
+    let mut found = Vec::new();
+    walk(dir, DEPTH, &mut found)?;
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The models that were pulled from the hub, by their names there.
+///
+/// # Errors
+/// If the hub's cache is there but cannot be listed.
+pub fn pulled() -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for (repo, folder) in hub::all_cached(&hub::PullOptions::default())? {
+        let files = ModelFiles::directory(folder)?;
+        found.push(Found { name: repo, summary: ingle_models::read_summary(&files).map_err(Error::from) });
+    }
+    Ok(found)
+}
+
+/// How deep [`discover`] looks: deep enough for owner/name folders and the hub's snapshots, and an end to a
+/// folder that links to itself.
+const DEPTH: usize = 6;
+
+fn walk(dir: &Path, depth: usize, found: &mut Vec<Found>) -> Result<()> {
+    let refused = |error: std::io::Error| Error::Directory { path: dir.into(), message: error.to_string() };
+    let mut folders: Vec<PathBuf> = Vec::new();
+    let mut has_weights = false;
+    for entry in std::fs::read_dir(dir).map_err(refused)? {
+        let path = entry.map_err(refused)?.path();
+        if path.is_dir() {
+            folders.push(path);
+        } else {
+            has_weights |= path.extension().is_some_and(|extension| extension == "safetensors");
+        }
+    }
+    if has_weights && dir.join("config.json").is_file() {
+        let summary = ModelFiles::directory(dir).and_then(|files| ingle_models::read_summary(&files));
+        found.push(Found { name: dir.display().to_string(), summary: summary.map_err(Error::from) });
+    }
+    if depth > 0 {
+        for folder in folders {
+            // A folder below that may not be read hides nothing of the others.
+            let _ = walk(&folder, depth - 1, found);
+        }
+    }
+    Ok(())
+}
+
+/// The files of the model called `model`: the built-in one, a directory, or a pulled model.
+pub(crate) fn resolve(model: &str) -> Result<ModelFiles> {
+    if model == DEMO {
+        return Ok(DEMO_FILES);
+    }
+    if Path::new(model).is_dir() {
+        return Ok(ModelFiles::directory(model)?);
+    }
+    if let Some(folder) = hub::cached(model, &hub::PullOptions::default()) {
+        return Ok(ModelFiles::directory(folder)?);
+    }
+    Err(Error::UnknownModel { model: model.into() })
+}

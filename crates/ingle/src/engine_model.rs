@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! A model on Ingle's own engine, whatever the device.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_core::Stream;
+use ingle_engine::text::{ChatTemplate, GenerationPrompt, Message, Special, Tokenizer};
+use ingle_engine::{Engine, EngineOptions, Event, EventStream, Generate, Request, Sampling, Task, Worker};
+use ingle_models::Summary;
+use ingle_nn::ModelFiles;
+use ingle_tensor::{DeviceHandle, Memory};
+
+use crate::classify::{self, Labelled};
+use crate::stream::{Finish, TokenSource, Update, stopped};
+use crate::window::Window;
+use crate::{
+    Classifications, ClassifyOptions, Completion, Completions, EndTokens, GenerateOptions, LoadOptions, LoadProgress,
+    Metrics, ModelInfo, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
+};
+
+/// Jobs started ahead of the one waited for: enough that the engine's batch is always full.
+const AHEAD: usize = 1024;
+
+/// A model whose tokens Ingle's own engine computes, on any [`ingle_tensor::Device`].
+pub struct EngineModel {
+    worker: Worker,
+    device: DeviceHandle,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    sampling: Sampling,
+    summary: Summary,
+    name: String,
+    backend: &'static str,
+}
+
+/// Which tokens end an answer.
+#[derive(Clone, Copy)]
+enum Ends {
+    /// Those that end a text.
+    Text,
+    /// Those that end a turn of a conversation, too.
+    Turn,
+}
+
+impl EngineModel {
+    /// Loads a model's files onto `device`.
+    pub fn load(
+        backend: &'static str,
+        files: &ModelFiles,
+        device: DeviceHandle,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self> {
+        device.set_memory_limit(options.memory_limit);
+        let load = ingle_models::LoadOptions { dtype: options.dtype };
+        let model = ingle_models::load(files, &device, &load, progress)?;
+        let summary = model.summary().clone();
+        let tokenizer = Tokenizer::from_files(files)?;
+        let template = ChatTemplate::from_files(files, &tokenizer)?;
+        let engine_options = EngineOptions { context_length: options.context_length, ..EngineOptions::default() };
+        let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;
+        Ok(EngineModel {
+            worker: Worker::new(engine)?,
+            device,
+            tokenizer,
+            template,
+            sampling: defaults::sampling(files)?,
+            summary,
+            name: files.name(),
+            backend,
+        })
+    }
+
+    fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>> {
+        match prompt {
+            Prompt::Text(text) => Ok(self.tokenizer.encode(&text, Special::Add)?),
+            Prompt::Tokens(tokens) => Ok(tokens),
+        }
+    }
+
+    fn submit(&self, prompt: Vec<u32>, task: Task) -> Result<EventStream> {
+        Ok(self.worker.submit(Request { prompt, task, deadline: None })?)
+    }
+
+    fn start(&self, prompt: Prompt, options: &GenerateOptions, ends: Ends) -> Result<TokenStream> {
+        let stop_tokens = match (options.end_tokens, ends) {
+            (EndTokens::Ignore, _) => Vec::new(),
+            (EndTokens::Stop, Ends::Text) => self.tokenizer.eos_tokens().to_vec(),
+            (EndTokens::Stop, Ends::Turn) => self.tokenizer.end_of_turn_tokens().to_vec(),
+        };
+        let task = Task::Generate(Generate {
+            max_tokens: options.max_tokens,
+            sampling: options.sampling.clone().unwrap_or_else(|| self.sampling.clone()),
+            stop_tokens,
+            stop_strings: options.stop.clone(),
+            top_logprobs: options.top_logprobs,
+        });
+        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let events = self.worker.submit(Request { prompt: self.tokens(prompt)?, task, deadline })?;
+        let cancel = options.cancel.as_ref().map(|token| {
+            let canceller = events.canceller();
+            token.on_cancel(move || canceller.cancel())
+        });
+        Ok(TokenStream::new(Box::new(Events(events)), cancel))
+    }
+
+    /// Submits what is needed to classify one text.
+    fn begin(&self, text: &str, options: &ClassifyOptions) -> Result<Pending> {
+        let labels = match options {
+            ClassifyOptions::Top(count) => {
+                let prompt = self.tokenizer.encode(text, Special::Add)?;
+                let from = prompt.len().saturating_sub(1);
+                return Ok(Pending::Top { row: self.submit(prompt, Task::Logits { from })?, count: *count });
+            }
+            ClassifyOptions::Labels(labels) => labels,
+        };
+        let labelled = Labelled::new(&self.tokenizer, text, labels)?;
+        let from = labelled.shared;
+        match labelled.single_tokens() {
+            // One row of logits scores every label.
+            Some(tokens) if from > 0 => {
+                let prompt = labelled.sequences[0][..from].to_vec();
+                Ok(Pending::Row { row: self.submit(prompt, Task::Logits { from: from - 1 })?, tokens })
+            }
+            _ => {
+                let score = |sequence| self.submit(sequence, Task::Score { from });
+                Ok(Pending::Scores(labelled.sequences.into_iter().map(score).collect::<Result<_>>()?))
+            }
+        }
+    }
+
+    fn conclude(&self, pending: Pending, options: &ClassifyOptions) -> Result<Outcome> {
+        let labels: &[String] = match options {
+            ClassifyOptions::Labels(labels) => labels,
+            ClassifyOptions::Top(_) => &[],
+        };
+        match pending {
+            Pending::Top { row, count } => Ok(Outcome::Next(classify::top(&one_row(row)?, count, &self.tokenizer))),
+            Pending::Row { row, tokens } => Ok(Outcome::Labels(classify::from_row(&one_row(row)?, &tokens, labels))),
+            Pending::Scores(streams) => {
+                let sums = streams.into_iter().map(sum_of_scores).collect::<Result<_>>()?;
+                Ok(Outcome::Labels(classify::from_logprobs(sums, labels)))
+            }
+        }
+    }
+}
+
+/// A text whose classification is under way.
+enum Pending {
+    Top { row: EventStream, count: usize },
+    Row { row: EventStream, tokens: Vec<u32> },
+    Scores(Vec<EventStream>),
+}
+
+fn rows(stream: EventStream) -> Result<Vec<Vec<f32>>> {
+    let mut rows = Vec::new();
+    for event in stream {
+        match event {
+            Event::Logits { row, .. } => rows.push(row),
+            Event::Finished { .. } => return Ok(rows),
+            Event::Failed { error, .. } => return Err(error.into()),
+            Event::Token { .. } | Event::Scores { .. } => {}
+        }
+    }
+    Err(stopped())
+}
+
+fn one_row(stream: EventStream) -> Result<Vec<f32>> {
+    rows(stream)?.pop().ok_or_else(stopped)
+}
+
+fn sum_of_scores(stream: EventStream) -> Result<f64> {
+    for event in stream {
+        match event {
+            Event::Scores { logprobs, .. } => return Ok(logprobs.into_iter().map(f64::from).sum()),
+            Event::Failed { error, .. } => return Err(error.into()),
+            Event::Token { .. } | Event::Logits { .. } | Event::Finished { .. } => {}
+        }
+    }
+    Err(stopped())
+}
+
+impl TextModel for EngineModel {
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            name: self.name.clone(),
+            backend: self.backend.into(),
+            summary: self.summary.clone(),
+            context_length: self.worker.limits().context_length,
+            chat_template: self.template.origin().into(),
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics { engine: self.worker.metrics(), memory: self.device.memory() }
+    }
+
+    fn generate(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
+        self.start(prompt, options, Ends::Text)
+    }
+
+    fn chat(&self, messages: &[Message], options: &GenerateOptions) -> Result<TokenStream> {
+        self.start(self.chat_prompt(messages)?, options, Ends::Turn)
+    }
+
+    fn batch_generate(&self, prompts: Vec<Prompt>, options: &GenerateOptions) -> Result<Completions<'_>> {
+        let options = options.clone();
+        let start = move |prompt| self.start(prompt, &options, Ends::Text);
+        let finish = |stream: Result<TokenStream>| -> Result<Completion> { stream?.collect_all() };
+        Ok(Box::new(Window::new(prompts.into_iter(), AHEAD, start, finish)))
+    }
+
+    fn classify(&self, texts: Vec<String>, options: &ClassifyOptions) -> Result<Classifications<'_>> {
+        classify::check(options)?;
+        let (begin, conclude) = (options.clone(), options.clone());
+        let start = move |text: String| self.begin(&text, &begin);
+        let finish = move |pending: Result<Pending>| self.conclude(pending?, &conclude);
+        Ok(Box::new(Window::new(texts.into_iter(), AHEAD, start, finish)))
+    }
+
+    fn logits(&self, tokens: Vec<u32>, from: usize) -> Result<Vec<Vec<f32>>> {
+        rows(self.submit(tokens, Task::Logits { from })?)
+    }
+
+    fn tokenize(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode(text, special)?)
+    }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        self.tokenizer.piece(id)
+    }
+
+    fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt> {
+        let text = self.template.render(messages, GenerationPrompt::Add, &serde_json::Map::new())?;
+        // The template writes the special tokens itself.
+        Ok(Prompt::Tokens(self.tokenizer.encode(&text, Special::Omit)?))
+    }
+
+    fn default_sampling(&self) -> Sampling {
+        self.sampling.clone()
+    }
+
+    fn memory(&self) -> Memory {
+        self.device.memory()
+    }
+
+    fn set_memory_limit(&self, bytes: Option<usize>) {
+        self.device.set_memory_limit(bytes);
+    }
+
+    fn set_cache_limit(&self, bytes: Option<usize>) {
+        self.device.set_cache_limit(bytes);
+    }
+
+    fn clear_cache(&self) -> Result<()> {
+        self.worker.clear_prefix_cache()?;
+        self.device.clear_cache();
+        Ok(())
+    }
+}
+
+/// The engine's events as the tokens of one answer.
+struct Events(EventStream);
+
+fn update(event: Event) -> Option<Result<Update>> {
+    match event {
+        Event::Token { token, .. } => Some(Ok(Update::Token(token))),
+        Event::Finished { reason, usage, .. } => Some(Ok(Update::Finish(Finish { reason, usage }))),
+        Event::Failed { error, .. } => Some(Err(error.into())),
+        Event::Logits { .. } | Event::Scores { .. } => None,
+    }
+}
+
+impl TokenSource for Events {
+    fn recv(&mut self) -> Option<Result<Update>> {
+        self.0.by_ref().find_map(update)
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Update>>> {
+        loop {
+            match Pin::new(&mut self.0).poll_next(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(event)) => {
+                    if let Some(update) = update(event) {
+                        return Poll::Ready(Some(update));
+                    }
+                }
+            }
+        }
+    }
+}

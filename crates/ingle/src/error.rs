@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! What can go wrong, as the public face tells it.
+
+use std::path::PathBuf;
+
+/// The result of an operation of the public face.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something was refused or failed; each shows as one line.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine, a model file or a device.
+    #[error(transparent)]
+    Engine(#[from] ingle_engine::Error),
+    /// The hub, or its cache on this machine.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
+    /// There is no model of that name.
+    #[error(
+        "model `{model}`: no such directory, built-in model or pulled model; give a directory that holds \
+         config.json and *.safetensors, or `demo`, or fetch it with `ingle pull owner/name`"
+    )]
+    UnknownModel {
+        /// What was asked for.
+        model: String,
+    },
+    /// There is no backend of that name.
+    #[error("backend `{name}`: unknown; known are: {known}")]
+    UnknownBackend {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The backend cannot run on this machine.
+    #[error("backend `{name}`: not available here: {reason}")]
+    BackendUnavailable {
+        /// What was asked for.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A load option that cannot be met.
+    #[error("{option}: expected {expected}, found {found}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What it takes.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A directory could not be listed.
+    #[error("{}: {message}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's words.
+        message: String,
+    },
+    /// Nothing to classify among.
+    #[error("labels: expected {expected}, found {found}")]
+    Labels {
+        /// What would have done.
+        expected: &'static str,
+        /// What was given.
+        found: String,
+    },
+    /// The backend cannot do this.
+    #[error("backend `{backend}` cannot {what}")]
+    Unsupported {
+        /// The backend's name.
+        backend: String,
+        /// What was asked of it.
+        what: &'static str,
+    },
+}
+
+impl From<ingle_nn::Error> for Error {
+    fn from(error: ingle_nn::Error) -> Self {
+        ingle_engine::Error::from(error).into()
+    }
+}
+
+impl From<ingle_tensor::Error> for Error {
+    fn from(error: ingle_tensor::Error) -> Self {
+        ingle_engine::Error::from(error).into()
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! What a loaded model is, and what it has done.
+
+use ingle_models::Summary;
+use ingle_tensor::Memory;
+
+/// What a loaded model is.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// What was loaded: a path, or a built-in model's name.
+    pub name: String,
+    /// The backend that runs it.
+    pub backend: String,
+    /// The architecture, its sizes and its weights.
+    pub summary: Summary,
+    /// Tokens a sequence may have here, prompt and answer together.
+    pub context_length: usize,
+    /// Where the chat template comes from: a file, or `built-in …`.
+    pub chat_template: String,
+}
+
+/// What a model has done since it was loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metrics {
+    /// Tokens, times and speeds.
+    pub engine: ingle_engine::Metrics,
+    /// Memory of the device.
+    pub memory: Memory,
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Many jobs through one engine, results in the order of the jobs.
+
+use std::collections::VecDeque;
+
+/// Starts jobs ahead of the one that is waited for, so that the engine always has a full batch, and no more
+/// than `width` at once, so that a million of them do not take memory all at once.
+pub struct Window<I, S, F, J> {
+    inputs: I,
+    start: S,
+    finish: F,
+    running: VecDeque<J>,
+    width: usize,
+}
+
+impl<I, S, F, J, T> Window<I, S, F, J>
+where
+    I: Iterator,
+    S: FnMut(I::Item) -> J,
+    F: FnMut(J) -> T,
+{
+    /// `start` begins a job and returns at once; `finish` waits for its result.
+    pub fn new(inputs: I, width: usize, start: S, finish: F) -> Self {
+        Window { inputs, start, finish, running: VecDeque::new(), width }
+    }
+}
+
+impl<I, S, F, J, T> Iterator for Window<I, S, F, J>
+where
+    I: Iterator,
+    S: FnMut(I::Item) -> J,
+    F: FnMut(J) -> T,
+{
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        while self.running.len() < self.width.max(1) {
+            let Some(input) = self.inputs.next() else { break };
+            self.running.push_back((self.start)(input));
+        }
+        self.running.pop_front().map(&mut self.finish)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn order_is_kept_and_width_respected_good() {
+        let started = RefCell::new(0);
+        let start = |n: u32| {
+            *started.borrow_mut() += 1;
+            n
+        };
+        let finished = RefCell::new(0);
+        let finish = |n: u32| {
+            assert!(*started.borrow() - *finished.borrow() <= 3);
+            *finished.borrow_mut() += 1;
+            n * 10
+        };
+        let results: Vec<u32> = Window::new(0..7, 3, start, finish).collect();
+        assert_eq!(results, [0, 10, 20, 30, 40, 50, 60]);
+    }
+
+    #[test]
+    fn a_width_of_nothing_still_goes_on_ugly() {
+        assert_eq!(Window::new(0..3, 0, |n| n, |n| n).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+}

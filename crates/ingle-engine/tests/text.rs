@@ -54,7 +54,7 @@ fn fixture(name: &str) -> &'static Fixture {
     FIXTURES.iter().find(|fixture| fixture.name == name).unwrap()
 }
 
-/// The answer as a reader gets it, and its longest piece of unfinished text.
+/// The answer as a reader gets it.
 fn stream(tokenizer: &Tokenizer, prompt: &[u32], answer: &[u32]) -> String {
     let mut detokenizer = Detokenizer::new(tokenizer.clone(), prompt);
     let mut text = String::new();
@@ -129,7 +129,7 @@ fn a_character_begun_by_the_prompt_is_completed_good() {
     for (name, text) in [("byte-level", "🜁"), ("sentencepiece-llama", "🜁"), ("sentencepiece-gemma", "🜁")] {
         let tokenizer = &fixture(name).tokenizer;
         let ids = tokenizer.encode(text, Special::Omit).unwrap();
-        assert!(ids.len() >= 4, "{name}: expected a character of several tokens");
+        assert!(ids.len() > 1, "{name}: expected a character of several tokens");
         let (prompt, answer) = ids.split_at(ids.len() - 1);
         assert_eq!(stream(tokenizer, prompt, answer), text, "{name}");
     }
@@ -211,36 +211,37 @@ fn a_mistake_among_byte_tokens_leaves_earlier_characters_ugly() {
     assert_eq!(stream(tokenizer, &[], &answer), "你\u{FFFD}\u{FFFD} a");
 }
 
-/// Whether each run of byte tokens is UTF-8: only then do streaming and decoding have to agree.
-fn byte_runs_are_text(tokenizer: &Tokenizer, ids: &[u32]) -> bool {
-    let mut run = Vec::new();
-    let mut runs = Vec::new();
-    for id in ids.iter().filter(|id| !tokenizer.is_special(**id)) {
-        let piece = tokenizer.piece(*id).unwrap();
-        match piece.strip_prefix("<0x").and_then(|rest| u8::from_str_radix(rest.strip_suffix('>')?, 16).ok()) {
-            Some(byte) => run.push(byte),
-            None => runs.push(std::mem::take(&mut run)),
-        }
-    }
-    // One that the answer leaves incomplete is flushed.
-    runs.iter().all(|run| std::str::from_utf8(run).is_ok()) && run.is_empty()
+/// The tokens of a random answer, one character or token an item. Byte tokens of SentencePiece come as whole
+/// characters: for a run of bytes with a mistake in it, streaming and decoding differ by design.
+fn random_tokens(tokenizer: &Tokenizer, seeds: &[(prop::sample::Index, char)]) -> Vec<Vec<u32>> {
+    let is_byte = |id| tokenizer.piece(id).is_some_and(|piece| piece.len() == 6 && piece.starts_with("<0x"));
+    let spell = |character: char| {
+        let bytes = character.to_string().into_bytes();
+        bytes.iter().map(|byte| tokenizer.id(&format!("<0x{byte:02X}>")).unwrap()).collect()
+    };
+    let choose = |(seed, character): &(prop::sample::Index, char)| {
+        let id = seed.index(tokenizer.vocab_size()) as u32;
+        if is_byte(id) { spell(*character) } else { vec![id] }
+    };
+    seeds.iter().map(choose).collect()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
     fn random_tokens_stream_as_they_decode_good(
         kind in 0..5usize,
-        seeds in prop::collection::vec(any::<prop::sample::Index>(), 0..24),
+        seeds in prop::collection::vec(any::<(prop::sample::Index, char)>(), 0..24),
         cut in any::<prop::sample::Index>(),
     ) {
         let tokenizer = &FIXTURES[kind].tokenizer;
-        let ids: Vec<u32> = seeds.iter().map(|seed| seed.index(tokenizer.vocab_size()) as u32).collect();
-        let (prompt, answer) = ids.split_at(cut.index(ids.len() + 1));
-        let prompt_text = tokenizer.decode(prompt, SpecialText::Skip).unwrap();
-        prop_assume!(byte_runs_are_text(tokenizer, &ids) && !prompt_text.ends_with('\u{FFFD}'));
-        prop_assert_eq!(stream(tokenizer, prompt, answer), decode_after(tokenizer, prompt, answer));
+        let tokens = random_tokens(tokenizer, &seeds);
+        let (prompt, answer) = tokens.split_at(cut.index(tokens.len() + 1));
+        let (prompt, answer) = (prompt.concat(), answer.concat());
+        // A character that the prompt leaves incomplete is the answer's to complete.
+        prop_assume!(!tokenizer.decode(&prompt, SpecialText::Skip).unwrap().ends_with('\u{FFFD}'));
+        prop_assert_eq!(stream(tokenizer, &prompt, &answer), decode_after(tokenizer, &prompt, &answer));
     }
 
     /// Bytes in any order, so that characters are made, broken and left incomplete.

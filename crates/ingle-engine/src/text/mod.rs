@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Text in, token ids out, and back again: the tokeniser, the streaming detokeniser, stop strings and chat
+//! templates.
+//!
+//! A chat message goes [`ChatTemplate::render`] → [`Tokenizer::encode`] with [`Special::Omit`] (the template has
+//! written the special tokens itself) → the model; its answer comes back [`Detokenizer::push`] →
+//! [`StopStrings::push`] → the reader.
+
+mod chat;
+mod detokenizer;
+mod jinja;
+mod python_json;
+mod special_tokens;
+mod stop;
+mod tokenizer;
+
+pub use chat::{ChatTemplate, GenerationPrompt, Message};
+pub use detokenizer::Detokenizer;
+pub use stop::{StopMatch, StopStrings};
+pub use tokenizer::{Special, SpecialText, Tokenizer};

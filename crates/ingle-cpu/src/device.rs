@@ -5,7 +5,7 @@ use std::fmt;
 
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
-use crate::kernels::{Context, activation, cast, elementwise, matmul, norm, reduce, rope, rows, views};
+use crate::kernels::{Context, activation, attention, cast, elementwise, matmul, norm, reduce, rope, rows, views};
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::{Contents, MemoryPool};
@@ -180,6 +180,7 @@ impl Device for CpuDevice {
                 let [x] = take(op, inputs)?;
                 activation::soft_cap(cx, *cap, x)
             }
+            Op::PagedAttention(parameters) => attention::paged_attention(cx, take(op, inputs)?, parameters, output),
             _ => {
                 return match op.decompose(&inputs) {
                     Some(result) => Ok(result?.into_storage()),

@@ -2,6 +2,7 @@
 //! The kernels, and what they share: threads, memory and the instruction set.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod cast;
 pub(crate) mod elementwise;
 pub(crate) mod matmul;
@@ -54,9 +55,16 @@ impl Context {
         self.memory.take(bytes, contents)
     }
 
-    /// Calls `run` for every number below `chunks`, on several threads.
-    pub(crate) fn parallel(&self, op: &'static str, chunks: usize, run: impl Fn(usize) + Sync) -> Result<()> {
-        self.pool.run(chunks, &run).map_err(|panicked| Error::Device {
+    /// Calls `run` for every number below `chunks`, on several threads if all of it costs enough simple steps.
+    pub(crate) fn parallel(
+        &self,
+        op: &'static str,
+        (chunks, cost): (usize, usize),
+        run: impl Fn(usize) + Sync,
+    ) -> Result<()> {
+        let all = |_: usize| (0..chunks).for_each(&run);
+        let done = if cost < GRAIN { self.pool.run(1, &all) } else { self.pool.run(chunks, &run) };
+        done.map_err(|panicked| Error::Device {
             op,
             device: "cpu",
             message: format!("a kernel failed ({}); please report it", panicked.0),
@@ -78,7 +86,7 @@ impl Context {
         let together = (GRAIN / size.saturating_mul(work.cost).max(1)).max(1);
         let chunks = pieces.div_ceil(together);
         let start = Pointer(out.as_mut_ptr());
-        self.parallel(op, chunks, |chunk| {
+        self.parallel(op, (chunks, len.saturating_mul(work.cost)), |chunk| {
             for piece in chunk * together..((chunk + 1) * together).min(pieces) {
                 let first = piece * size;
                 // SAFETY: pieces do not overlap, each is taken once, and `out` outlives the call.

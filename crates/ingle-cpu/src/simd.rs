@@ -130,8 +130,6 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store(to: *mut f32, value: Self::Vector);
     unsafe fn store_part(to: *mut f32, n: usize, value: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a · b + c`, rounded once where the instruction set has it.
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The sum over the lanes: lane `i` with lane `i + LANES / 2`, then halves of that, down to one.

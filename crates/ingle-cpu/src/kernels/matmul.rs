@@ -18,14 +18,11 @@ use crate::storage::CpuStorage;
 /// Bytes of the second operand that a chunk of work keeps in the second cache.
 const CACHED: usize = 256 * 1024;
 
-/// Multiplications worth waking a thread for.
-const WORTHWHILE: usize = 32 * 1024;
-
 /// Rows of a first operand in a chunk of work.
 const ROWS: usize = 96;
 
 /// What a dot product's second operand is made of.
-pub(super) trait Operand: Copy + Send + Sync + 'static {
+pub(super) trait Operand: ingle_tensor::Element {
     unsafe fn load<S: Simd>(from: *const Self) -> S::Vector;
     unsafe fn load_part<S: Simd>(from: *const Self, n: usize) -> S::Vector;
 }
@@ -91,14 +88,13 @@ impl<W: Operand> Product<'_, W> {
         }
         assert!(out.len() == m * n * self.starts.len() && self.bias.is_none_or(|bias| bias.len() == n));
 
-        let work = m * n * k;
-        let threads = cx.pool.threads();
-        let wanted = if work * self.starts.len() < WORTHWHILE { 1 } else { 4 * threads };
+        let work = m.saturating_mul(n).saturating_mul(k).saturating_mul(self.starts.len());
+        let wanted = 4 * cx.pool.threads();
         let fits = (CACHED / (k * size_of::<W>())).max(4);
         let columns = fits.min(n.div_ceil(wanted)).next_multiple_of(4);
         let blocks = (m.div_ceil(ROWS), n.div_ceil(columns));
         let to = Pointer(out.as_mut_ptr());
-        cx.parallel(self.op, self.starts.len() * blocks.0 * blocks.1, |chunk| {
+        cx.parallel(self.op, (self.starts.len() * blocks.0 * blocks.1, work), |chunk| {
             let (rest, column) = (chunk / blocks.1, chunk % blocks.1);
             let (batch, row) = (rest / blocks.0, rest % blocks.0);
             let rows = row * ROWS..((row + 1) * ROWS).min(m);

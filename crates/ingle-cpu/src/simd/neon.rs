@@ -99,11 +99,6 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
-        unsafe { float32x4x2_t(vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1)) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_add(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
         unsafe { float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
     }

@@ -85,16 +85,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        zip(a, b, |a, b| a * b)
-    }
-
-    #[inline(always)]
-    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector {
-        zip(a, b, |a, b| if a > b { a } else { b })
-    }
-
-    #[inline(always)]
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }

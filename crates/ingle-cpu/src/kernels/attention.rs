@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Attention over a paged cache, read where it lies.
+//!
+//! A token's positions are cut into chunks of [`CHUNK`] at absolute multiples of it. Within a chunk the weights
+//! are taken against the chunk's own largest score; chunks are then merged in order, each rescaled to the
+//! largest score so far (Milakov & Gimelshein 2018). So a token's result depends on its own position and window
+//! alone: not on the tokens computed beside it, on how a prompt was cut, or on which thread took which chunk.
+//!
+//! The tokens of a tile stand next to each other in one sequence and share the loads of keys and values.
+
+mod chunk;
+
+use half::{bf16, f16};
+use ingle_tensor::{DType, Error, PagedAttention, Result, Spec};
+
+use self::chunk::{Chunk, Finish, Merge};
+use super::matmul::Operand;
+use super::rows::packed;
+use super::{Context, Pieces, Pointer, contiguous, contiguous_f32, in_dtype};
+use crate::storage::CpuStorage;
+
+const OP: &str = "paged_attention";
+
+/// Positions in a chunk.
+const CHUNK: usize = 256;
+
+/// Rows (tokens times the heads that share a key) in a tile, if a token has not more alone.
+const TILE_ROWS: usize = 24;
+
+/// What one position costs a row, beside its width, in simple steps.
+const COST: usize = 8;
+
+/// [`ingle_tensor::Op::PagedAttention`].
+pub(crate) fn paged_attention(
+    cx: &Context,
+    inputs: [CpuStorage; 6],
+    parameters: &PagedAttention,
+    output: &Spec,
+) -> Result<CpuStorage> {
+    let [q, keys, values, blocks, sequences, positions] = inputs;
+    let q = contiguous_f32(cx, q)?;
+    let (keys, values) = (contiguous(cx, keys)?, contiguous(cx, values)?);
+    let blocks = contiguous(cx, blocks)?;
+    let (sequences, positions) = (contiguous(cx, sequences)?, contiguous(cx, positions)?);
+    let table = Table {
+        blocks: packed(&blocks),
+        sequences: blocks.layout().shape()[0],
+        width: blocks.layout().shape()[1],
+        slots: keys.layout().shape()[0],
+    };
+    let heads = output.shape[1];
+    let kv_heads = keys.layout().shape()[1];
+    let group = heads / kv_heads;
+    let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), group)?;
+    match keys.dtype() {
+        DType::F32 => Attention::<f32>::new(&q, [&keys, &values], table, parameters, tiles).run(cx, output),
+        DType::F16 => Attention::<f16>::new(&q, [&keys, &values], table, parameters, tiles).run(cx, output),
+        _ => Attention::<bf16>::new(&q, [&keys, &values], table, parameters, tiles).run(cx, output),
+    }
+}
+
+/// Where sequences lie in the cache.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    blocks: &'a [i32],
+    sequences: usize,
+    /// Blocks of one sequence.
+    width: usize,
+    /// Slots of the cache.
+    slots: usize,
+}
+
+/// Tokens of one sequence at consecutive positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tile {
+    sequence: usize,
+    /// The first token, and how many.
+    token: usize,
+    tokens: usize,
+    /// The first token's position.
+    position: usize,
+    window: usize,
+}
+
+impl Tile {
+    /// The positions that the tile's `i`-th token attends to.
+    fn attended(&self, i: usize) -> std::ops::Range<usize> {
+        let end = self.position + i + 1;
+        end.saturating_sub(self.window)..end
+    }
+
+    /// The positions that any of its tokens attends to.
+    fn all(&self) -> std::ops::Range<usize> {
+        self.attended(0).start..self.attended(self.tokens - 1).end
+    }
+
+    /// The numbers of the chunks they lie in.
+    fn chunks(&self) -> std::ops::Range<usize> {
+        let all = self.all();
+        all.start / CHUNK..all.end.div_ceil(CHUNK)
+    }
+}
+
+/// The part of `positions` that lies in chunk `chunk`, counted from `positions`' side.
+fn within(positions: std::ops::Range<usize>, chunk: usize) -> std::ops::Range<usize> {
+    let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+    let start = positions.start.max(start);
+    start..positions.end.min(end).max(start)
+}
+
+/// Groups the tokens into tiles, and checks every index that will be followed.
+fn tiles(
+    table: &Table<'_>,
+    parameters: &PagedAttention,
+    (sequences, positions): (&[i32], &[i32]),
+    group: usize,
+) -> Result<Vec<Tile>> {
+    let block_size = parameters.block_size;
+    let index = |value: i32, len: usize| match usize::try_from(value) {
+        Ok(found) if found < len => Ok(found),
+        _ => Err(Error::Index { op: OP, index: value.into(), len }),
+    };
+    let capacity = table.width.saturating_mul(block_size);
+    let most = (TILE_ROWS / group.max(1)).max(1);
+    let mut tiles: Vec<Tile> = Vec::new();
+    for (token, (&sequence, &position)) in sequences.iter().zip(positions).enumerate() {
+        let sequence = index(sequence, table.sequences)?;
+        let position = index(position, capacity)?;
+        match tiles.last_mut() {
+            Some(tile)
+                if tile.sequence == sequence && tile.tokens < most && tile.position + tile.tokens == position =>
+            {
+                tile.tokens += 1;
+            }
+            _ => {
+                let window = parameters.window.unwrap_or(usize::MAX);
+                tiles.push(Tile { sequence, token, tokens: 1, position, window });
+            }
+        }
+    }
+    for tile in &tiles {
+        let all = tile.all();
+        let blocks = &table.blocks[tile.sequence * table.width..][..table.width];
+        for &block in &blocks[all.start / block_size..all.end.div_ceil(block_size)] {
+            index(block, table.slots / block_size)?;
+        }
+    }
+    Ok(tiles)
+}
+
+/// The whole operation, its indices checked.
+struct Attention<'a, C> {
+    parameters: PagedAttention,
+    table: Table<'a>,
+    tiles: Vec<Tile>,
+    q: &'a [f32],
+    keys: &'a [C],
+    values: &'a [C],
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+}
+
+/// Of each row of a tile: the largest score, the sum of the weights, and the weighted sum of the values.
+#[derive(Clone, Debug, Default)]
+struct Partial {
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Partial {
+    fn new(rows: usize, width: usize) -> Self {
+        Partial { max: vec![f32::NEG_INFINITY; rows], sum: vec![0.0; rows], values: vec![0.0; rows * width] }
+    }
+}
+
+impl<'a, C: Operand> Attention<'a, C> {
+    fn new(
+        q: &'a CpuStorage,
+        [keys, values]: [&'a CpuStorage; 2],
+        table: Table<'a>,
+        parameters: &PagedAttention,
+        tiles: Vec<Tile>,
+    ) -> Self {
+        let [heads, width] = [q.layout().shape()[1], q.layout().shape()[2]];
+        let kv_heads = keys.layout().shape()[1];
+        let (q, keys, values) = (packed(q), packed(keys), packed(values));
+        Attention { parameters: *parameters, table, tiles, q, keys, values, heads, kv_heads, width }
+    }
+
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn rows(&self, tile: &Tile) -> usize {
+        tile.tokens * self.group()
+    }
+
+    fn run(&self, cx: &Context, output: &Spec) -> Result<CpuStorage> {
+        in_dtype(cx, OP, output, |out| {
+            let units = self.tiles.len() * self.kv_heads;
+            let chunks: usize = self.tiles.iter().map(|tile| tile.chunks().len()).sum();
+            if units >= 2 * cx.pool.threads() || chunks == self.tiles.len() {
+                self.by_tile(cx, out)
+            } else {
+                self.by_chunk(cx, out)
+            }
+        })
+    }
+
+    /// One thread for all chunks of a tile and key head.
+    fn by_tile(&self, cx: &Context, out: &mut [f32]) -> Result<()> {
+        let out = Pointer(out.as_mut_ptr());
+        let positions: usize = self.tiles.iter().map(|tile| tile.tokens * tile.all().len()).sum();
+        let cost = positions * self.heads * (self.width + COST);
+        cx.parallel(OP, (self.tiles.len() * self.kv_heads, cost), |unit| {
+            let (tile, kv_head) = (&self.tiles[unit / self.kv_heads], unit % self.kv_heads);
+            let rows = self.rows(tile);
+            let mut total = Partial::new(rows, self.width);
+            let mut partial = Partial::new(rows, self.width);
+            for chunk in tile.chunks() {
+                cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial });
+                cx.isa.dispatch(Merge { tile, group: self.group(), chunk, partial: &partial, total: &mut total });
+            }
+            cx.isa.dispatch(Finish { attention: self, tile, kv_head, total: &total, out });
+        })
+    }
+
+    /// Chunks on several threads, merged afterwards: for few tokens with long contexts.
+    fn by_chunk(&self, cx: &Context, out: &mut [f32]) -> Result<()> {
+        let mut units = Vec::new();
+        for tile in &self.tiles {
+            for kv_head in 0..self.kv_heads {
+                units.extend(tile.chunks().map(|chunk| (tile, kv_head, chunk)));
+            }
+        }
+        let mut partials = vec![Partial::default(); units.len()];
+        cx.pieces(OP, &mut partials, Pieces { size: 1, cost: CHUNK * self.width }, |unit, partial| {
+            let (tile, kv_head, chunk) = units[unit];
+            partial[0] = Partial::new(self.rows(tile), self.width);
+            cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial[0] });
+        })?;
+        let out = Pointer(out.as_mut_ptr());
+        let mut partials = partials.iter();
+        for tile in &self.tiles {
+            for kv_head in 0..self.kv_heads {
+                let mut total = Partial::new(self.rows(tile), self.width);
+                for (chunk, partial) in tile.chunks().zip(&mut partials) {
+                    cx.isa.dispatch(Merge { tile, group: self.group(), chunk, partial, total: &mut total });
+                }
+                cx.isa.dispatch(Finish { attention: self, tile, kv_head, total: &total, out });
+            }
+        }
+        Ok(())
+    }
+}

@@ -197,3 +197,5 @@ fn shortened(value: &Value) -> String {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -200,11 +200,7 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     /// Loads the decoder from `model` and, if it is not tied to the embeddings, its head from `lm_head`.
-    pub(crate) fn load(
-        config: &DecoderConfig,
-        summary: Summary,
-        [model, lm_head]: [&Weights<'_>; 2],
-    ) -> Result<Self> {
+    pub(crate) fn load(config: &DecoderConfig, summary: Summary, [model, lm_head]: [&Weights<'_>; 2]) -> Result<Self> {
         let device = model.device().clone();
         let table = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table)?;

@@ -192,7 +192,9 @@ impl Quantisation {
     fn parameters(&self, name: &str, tensor: &StoredTensor) -> usize {
         let elements = tensor.shape().elements();
         match (name.rsplit('.').next(), tensor.dtype(), self.bits) {
-            (Some("weight" | "qweight"), Some(DType::U32 | DType::I32), Some(bits)) => elements.saturating_mul(32) / bits,
+            (Some("weight" | "qweight"), Some(DType::U32 | DType::I32), Some(bits)) => {
+                elements.saturating_mul(32) / bits
+            }
             (Some("weight" | "bias"), _, _) => elements,
             _ => 0,
         }

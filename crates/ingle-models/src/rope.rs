@@ -86,7 +86,9 @@ fn scaling(parameters: &Config, config: &Config) -> Result<RopeScaling> {
             let low_freq_factor = required("low_freq_factor")?;
             let high_freq_factor = required("high_freq_factor")?;
             if high_freq_factor <= low_freq_factor {
-                return Err(parameters.error("high_freq_factor", format!("more than low_freq_factor {low_freq_factor}")));
+                return Err(
+                    parameters.error("high_freq_factor", format!("more than low_freq_factor {low_freq_factor}"))
+                );
             }
             Ok(RopeScaling::Llama3 {
                 factor: required("factor")?,
@@ -113,3 +115,5 @@ fn scaling(parameters: &Config, config: &Config) -> Result<RopeScaling> {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -178,3 +178,6 @@ impl KvCache {
         Ok(attended)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,8 +128,8 @@ impl Checkpoint {
 
     fn add(&mut self, located: String, content: Bytes) -> Result<()> {
         let malformed = |message| Error::Malformed { file: located.clone(), message };
-        let (header, metadata) = SafeTensors::read_metadata(&content)
-            .map_err(|error| malformed(diagnose::explain(&content, &error)))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&content).map_err(|error| malformed(diagnose::explain(&content, &error)))?;
         let data = header + size_of::<u64>();
         for (name, tensor) in stored_tensors(&metadata, data, self.files.len()) {
             if let Some(twin) = self.tensors.insert(name.clone(), tensor) {
@@ -217,3 +217,5 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.into() } else { format!("{prefix}.{name}") }
 }
 
+#[cfg(test)]
+mod tests;

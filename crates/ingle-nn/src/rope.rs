@@ -77,12 +77,7 @@ impl RotaryConfig {
         match self.scaling {
             RopeScaling::None => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => {
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let turns = original_max_position_embeddings * frequency / TAU;
                 let fast = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 mix(frequency / factor, frequency, fast)
@@ -126,7 +121,10 @@ impl RotaryEmbedding {
             RopeScaling::Yarn { attention_factor, .. } => (attention_factor * attention_factor) as f32,
             _ => 1.0,
         };
-        Ok(RotaryEmbedding { frequencies: Tensor::from_slice(device, &frequencies, [frequencies.len()])?, score_factor })
+        Ok(RotaryEmbedding {
+            frequencies: Tensor::from_slice(device, &frequencies, [frequencies.len()])?,
+            score_factor,
+        })
     }
 
     /// `x [T, heads, head_dim]`, `positions i32[T]` → the same shape and dtype.
@@ -143,3 +141,5 @@ impl RotaryEmbedding {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -179,3 +179,5 @@ fn edit_distance(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+#[cfg(test)]
+mod tests;

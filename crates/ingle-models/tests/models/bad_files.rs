@@ -107,12 +107,24 @@ fn absurd_config_bad() {
     let cases = [
         ("hidden_size", json!(0), "hidden_size: expected a whole number from 1 to 2147483647, found 0"),
         ("num_attention_heads", json!(0), "num_attention_heads: expected a whole number from 1 to 2147483647, found 0"),
-        ("num_attention_heads", json!(-4), "num_attention_heads: expected a whole number from 1 to 2147483647, found -4"),
+        (
+            "num_attention_heads",
+            json!(-4),
+            "num_attention_heads: expected a whole number from 1 to 2147483647, found -4",
+        ),
         ("num_key_value_heads", json!(3), "num_key_value_heads: expected a divisor of num_attention_heads 4, found 3"),
-        ("num_hidden_layers", json!(1e9 as u64), "num_hidden_layers: expected a whole number from 1 to 2000, found 1000000000"),
+        (
+            "num_hidden_layers",
+            json!(1e9 as u64),
+            "num_hidden_layers: expected a whole number from 1 to 2000, found 1000000000",
+        ),
         ("vocab_size", json!("many"), "vocab_size: expected a whole number from 1 to 2147483647, found \"many\""),
         ("rms_norm_eps", json!(-1e-6), "rms_norm_eps: expected a number above 0, found -1e-6"),
-        ("hidden_act", json!("relu2"), "hidden_act: expected one of silu, swish, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, found \"relu2\""),
+        (
+            "hidden_act",
+            json!("relu2"),
+            "hidden_act: expected one of silu, swish, gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, found \"relu2\"",
+        ),
         ("tie_word_embeddings", json!("yes"), "tie_word_embeddings: expected true or false, found \"yes\""),
         ("head_dim", json!(11), "head_dim: expected an even number of features that turn, found 11"),
         ("rope_parameters", json!(7), "rope_parameters: expected an object, found 7"),
@@ -168,8 +180,7 @@ fn nested_config_names_its_path_bad() {
 #[test]
 fn encoder_bad() {
     let copy = Copy::of("gemma3_text-v5").set("use_bidirectional_attention", json!(true));
-    let expected =
-        "config.json: use_bidirectional_attention: expected false: encoders are not supported, found true";
+    let expected = "config.json: use_bidirectional_attention: expected false: encoders are not supported, found true";
     assert_eq!(copy.refused(), expected);
 }
 
@@ -209,8 +220,7 @@ fn truncated_weights_bad() {
     assert!(error.starts_with("model.safetensors: tensor `model.layers."), "{error}");
     assert!(error.ends_with("; download the file again"), "{error}");
     let copy = Copy::of("llama-v5").edit_file("model.safetensors", |content| content[..3].to_vec());
-    let expected =
-        "model.safetensors: expected a safetensors header, found a file of 3 bytes; download the file again";
+    let expected = "model.safetensors: expected a safetensors header, found a file of 3 bytes; download the file again";
     assert_eq!(copy.refused(), expected);
     let copy = Copy::of("llama-v5").edit_file("model.safetensors", |_| Vec::new());
     assert!(copy.refused().contains("found a file of 0 bytes"), "{}", copy.refused());
@@ -240,8 +250,7 @@ fn lying_offsets_bad() {
 #[test]
 fn wrong_dtype_bad() {
     let copy = Copy::of("llama-v5").edit_header(|header| header["model.norm.weight"]["dtype"] = json!("U16"));
-    let expected =
-        "model.safetensors: tensor `model.norm.weight`: expected dtype F32, F16 or BF16, found U16[48]";
+    let expected = "model.safetensors: tensor `model.norm.weight`: expected dtype F32, F16 or BF16, found U16[48]";
     assert_eq!(copy.refused(), expected);
     let copy = Copy::of("llama-v5").edit_header(|header| header["model.norm.weight"]["dtype"] = json!("F7"));
     let error = copy.refused();
@@ -261,7 +270,8 @@ fn wrong_shape_bad() {
     let expected = "model.safetensors: tensor `model.norm.weight`: expected shape [48], found BF16[6, 8]";
     assert_eq!(copy.refused(), expected);
     let copy = Copy::of("llama-v5").set("vocab_size", json!(129));
-    let expected = "model.safetensors: tensor `model.embed_tokens.weight`: expected shape [129, 48], found BF16[128, 48]";
+    let expected =
+        "model.safetensors: tensor `model.embed_tokens.weight`: expected shape [129, 48], found BF16[128, 48]";
     assert_eq!(copy.refused(), expected);
 }
 

@@ -29,7 +29,8 @@ impl Fixture {
     pub fn all() -> Vec<Fixture> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
         let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+        let mut folders: Vec<PathBuf> =
+            entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
         folders.sort();
         assert!(folders.len() >= 20, "{}: expected 20 fixtures or more, found {}", root.display(), folders.len());
         folders.into_iter().map(Fixture::read).collect()

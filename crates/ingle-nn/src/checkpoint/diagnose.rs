@@ -18,7 +18,9 @@ pub(super) fn explain(content: &[u8], error: &SafeTensorError) -> String {
     let length = u64::from_le_bytes(*length);
     let Some((header, data)) = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)) else {
         let found = rest.len();
-        return format!("announces a header of {length} bytes, but {found} follow: truncated or not safetensors; {AGAIN}");
+        return format!(
+            "announces a header of {length} bytes, but {found} follow: truncated or not safetensors; {AGAIN}"
+        );
     };
     match serde_json::from_slice::<Map<String, Value>>(header) {
         Ok(header) => explain_tensors(header, data.len()).unwrap_or_else(|| format!("{error}; {AGAIN}")),
@@ -51,7 +53,9 @@ fn explain_tensors(header: Map<String, Value>, data: usize) -> Option<String> {
             return Some(format!("tensor `{name}`: {dtype}{shape:?} needs {needed}, its offsets give {found}"));
         }
         if end > data {
-            return Some(format!("tensor `{name}`: ends at byte {end} of the data, of which there are {data}; {AGAIN}"));
+            return Some(format!(
+                "tensor `{name}`: ends at byte {end} of the data, of which there are {data}; {AGAIN}"
+            ));
         }
         expected = end;
     }

@@ -217,7 +217,9 @@ impl Canceller {
 
 /// The thread: works until the worker drops or the engine fails. Streams that are still open close with it.
 fn run(engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared) {
-    let worked = catch_unwind(AssertUnwindSafe(|| work(engine, inbox, shared)));
+    // Kept out of the engine's way: streams must not close before it is known why.
+    let mut clients = Clients::new();
+    let worked = catch_unwind(AssertUnwindSafe(|| work(engine, inbox, shared, &mut clients)));
     *lock(&shared.stopped) = match worked {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error),
@@ -227,20 +229,24 @@ fn run(engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared) {
 
 type Clients = HashMap<RequestId, Client>;
 
-fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared) -> Result<()> {
-    let mut clients = Clients::new();
+fn work(
+    mut engine: Engine,
+    inbox: &mpsc::Receiver<Command>,
+    shared: &Shared,
+    clients: &mut Clients,
+) -> Result<()> {
     let mut events = Vec::new();
     loop {
         // Asleep while there is nothing to do; between steps, only a look.
         if engine.is_idle() {
             match inbox.recv() {
-                Ok(command) => obey(command, &mut engine, &mut clients),
+                Ok(command) => obey(command, &mut engine, clients),
                 Err(mpsc::RecvError) => return Ok(()),
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(command) => obey(command, &mut engine, &mut clients),
+                Ok(command) => obey(command, &mut engine, clients),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => {
                     clients.values().for_each(|client| client.cancel.cancel());

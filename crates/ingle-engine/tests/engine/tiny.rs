@@ -162,9 +162,10 @@ pub fn prompt(seed: u64, length: usize) -> Vec<u32> {
     (0..length).map(|_| (uniform(&mut state).abs() * (VOCAB - 1) as f32) as u32).collect()
 }
 
-/// A request for so many tokens, at a temperature where the draw matters.
+/// A request for so many tokens, none of them poison, at a temperature where the draw matters.
 pub fn generate(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> Request {
-    let sampling = Sampling { temperature: 0.8, seed, ..Default::default() };
+    let logit_bias = vec![(POISON, f32::NEG_INFINITY)];
+    let sampling = Sampling { temperature: 0.8, logit_bias, seed, ..Default::default() };
     Request {
         prompt,
         task: Task::Generate(Generate { max_tokens: Some(max_tokens), sampling, ..Default::default() }),

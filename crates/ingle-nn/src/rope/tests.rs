@@ -6,10 +6,10 @@ use super::*;
 const PLAIN: RotaryConfig =
     RotaryConfig { head_dim: 16, rope_theta: 1e6, partial_rotary_factor: 1.0, scaling: RopeScaling::None };
 
-fn assert_frequencies(config: RotaryConfig, expected: &[f32]) {
+fn assert_frequencies(config: RotaryConfig, expected: &[f64]) {
     let found = config.frequencies();
     assert_eq!(found.len(), expected.len());
-    for (found, expected) in found.iter().zip(expected) {
+    for (found, expected) in found.iter().map(|found| f64::from(*found)).zip(expected) {
         assert!((found - expected).abs() <= 1e-6 * expected, "{config:?}: expected {expected:e}, found {found:e}");
     }
 }
@@ -90,9 +90,10 @@ fn nothing_between_fast_and_slow_ugly() {
         original_max_position_embeddings: length,
     };
     let slow = RotaryConfig { scaling: llama3(1.0), ..PLAIN };
-    let eighth: Vec<f32> = PLAIN.frequencies().iter().map(|frequency| frequency / 8.0).collect();
+    let plain: Vec<f64> = PLAIN.frequencies().into_iter().map(f64::from).collect();
+    let eighth: Vec<f64> = plain.iter().map(|frequency| frequency / 8.0).collect();
     assert_frequencies(slow, &eighth);
-    assert_frequencies(RotaryConfig { scaling: llama3(1e12), ..PLAIN }, &PLAIN.frequencies());
+    assert_frequencies(RotaryConfig { scaling: llama3(1e12), ..PLAIN }, &plain);
 }
 
 #[test]

@@ -2,8 +2,11 @@
 //! The same request gives the same answer, to the last bit: whatever it is batched with, however its prompt is cut,
 //! on however many threads.
 
-use ingle_models::Model;
-use ingle_tensor::DType;
+use std::path::Path;
+
+use ingle_models::{LoadOptions, Model, load};
+use ingle_nn::ModelFiles;
+use ingle_tensor::{DType, DeviceHandle};
 
 use crate::common::{Fixture, Part, Rows, Session, cpu, logits_alone};
 
@@ -13,84 +16,116 @@ const FIXTURES: [&str; 6] =
 
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
-/// Runs `test` on every fixture and dtype, with the fixture's tokens and the logits they have alone and at once.
-fn for_each_model(test: impl Fn(&dyn Model, DType, &[i32], &Rows, &str)) {
-    let device = cpu(2);
-    for name in FIXTURES {
-        let fixture = Fixture::named(name);
+/// A model, a prompt, and the prompt's logits when it is alone and fed at once, on two threads.
+struct Case {
+    name: String,
+    files: ModelFiles,
+    dtype: DType,
+    model: Box<dyn Model>,
+    tokens: Vec<i32>,
+    alone: Rows,
+}
+
+impl Case {
+    /// The fixtures, and the demo model, which is large enough for work to be split among threads; in each dtype.
+    fn all() -> Vec<Case> {
+        let device = cpu(2);
+        let mut cases = Vec::new();
         for dtype in DTYPES {
-            let model = fixture.load(&device, dtype);
-            let alone = logits_alone(&*model, &fixture.tokens, fixture.tokens.len(), dtype);
-            test(&*model, dtype, &fixture.tokens, &alone, &format!("{name} {dtype}"));
+            for name in FIXTURES {
+                let fixture = Fixture::named(name);
+                cases.push(Case::new(name, fixture.files(), fixture.tokens, (&device, dtype)));
+            }
+            let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ingle/models/demo");
+            let tokens = (0..150).map(|i| 5 + i * i % 1021).collect();
+            cases.push(Case::new("demo", ModelFiles::directory(demo).unwrap(), tokens, (&device, dtype)));
         }
+        cases
+    }
+
+    fn new(name: &str, files: ModelFiles, tokens: Vec<i32>, (device, dtype): (&DeviceHandle, DType)) -> Case {
+        let model = load(&files, device, &LoadOptions { dtype: Some(dtype) }, &mut |_| {}).unwrap();
+        let alone = logits_alone(&*model, &tokens, tokens.len(), dtype);
+        Case { name: format!("{name} {dtype}"), files, dtype, model, tokens, alone }
+    }
+
+    /// Room for eight sequences as long as this one.
+    fn session(&self) -> Session<'_> {
+        Session::new(&*self.model, [8, self.tokens.len()], self.dtype)
+    }
+
+    fn assert_same(&self, logits: &Rows, how: &str) {
+        logits.assert_bit_equal(&self.alone, &format!("{}, {how}", self.name));
     }
 }
 
 #[test]
 fn prompt_in_pieces_good() {
-    for_each_model(|model, dtype, tokens, alone, what| {
+    for case in Case::all() {
         for chunk in [1, 2, 7, 16] {
-            let pieces = logits_alone(model, tokens, chunk, dtype);
-            pieces.assert_bit_equal(alone, &format!("{what}, {chunk} tokens at a time"));
+            let pieces = logits_alone(&*case.model, &case.tokens, chunk, case.dtype);
+            case.assert_same(&pieces, &format!("{chunk} tokens at a time"));
         }
-    });
+    }
 }
 
 #[test]
 fn batch_of_eight_good() {
-    for_each_model(|model, dtype, tokens, alone, what| {
+    for case in Case::all() {
+        let tokens = &case.tokens;
+        let others: Vec<Vec<i32>> = (0..8).map(|other| rotated(tokens, 3 * other + 1)).collect();
         for sequence in [0, 3, 7] {
-            let others: Vec<Vec<i32>> = (0..8).map(|other| rotated(tokens, 3 * other + 1)).collect();
-            let mut session = Session::new(model, [8, tokens.len()], dtype);
             let part = |s: usize| if s == sequence { tokens } else { &others[s][..tokens.len() - 4 * s] };
             let parts: Vec<Part<'_>> = (0..8).map(|s| Part { sequence: s, tokens: part(s) }).collect();
             let first: usize = parts[..sequence].iter().map(|part| part.tokens.len()).sum();
-            let logits = rows(&session.step(&parts), first, tokens.len());
-            logits.assert_bit_equal(alone, &format!("{what}, sequence {sequence} of 8"));
+            let logits = rows(&case.session().step(&parts), first, tokens.len());
+            case.assert_same(&logits, &format!("sequence {sequence} of 8"));
         }
-    });
+    }
 }
 
 /// Chunks of a prompt beside sequences that decode, as the engine schedules them.
 #[test]
 fn chunks_beside_decoding_good() {
-    for_each_model(|model, dtype, tokens, alone, what| {
-        let mut session = Session::new(model, [8, tokens.len()], dtype);
-        let others = rotated(tokens, 5);
+    for case in Case::all() {
+        let mut session = case.session();
+        let others = rotated(&case.tokens, 5);
         let prompts: Vec<Part<'_>> = (1..8).map(|s| Part { sequence: s, tokens: &others[..s] }).collect();
         session.step(&prompts);
-        let mut logits = Rows { width: alone.width, values: Vec::new() };
-        for (step, chunk) in tokens.chunks(7).enumerate() {
-            let decoding = (1..8).map(|s| Part { sequence: s, tokens: &others[s + step..s + step + 1] });
+        let mut logits = Rows { width: case.alone.width, values: Vec::new() };
+        for (step, chunk) in case.tokens.chunks(7).enumerate() {
+            let decoding = (1..8).map(|s| Part { sequence: s, tokens: &others[s + step..=s + step] });
             let prompt = Part { sequence: 0, tokens: chunk };
             let parts: Vec<Part<'_>> = decoding.chain([prompt]).collect();
             logits.values.extend(rows(&session.step(&parts), 7, chunk.len()).values);
         }
-        logits.assert_bit_equal(alone, &format!("{what}, chunks of 7 beside 7 that decode"));
-    });
+        case.assert_same(&logits, "chunks of 7 beside 7 that decode");
+    }
 }
 
 #[test]
 fn threads_good() {
-    let one = cpu(1);
-    for_each_model(|_, dtype, tokens, alone, what| {
-        let fixture = FIXTURES.iter().find(|name| what.starts_with(**name)).unwrap();
-        let model = Fixture::named(fixture).load(&one, dtype);
-        let single = logits_alone(&*model, tokens, tokens.len(), dtype);
-        single.assert_bit_equal(alone, &format!("{what}, 1 thread against 2"));
-    });
+    for threads in [1, 3] {
+        let device = cpu(threads);
+        for case in Case::all() {
+            let Case { name, files, tokens, dtype, .. } = &case;
+            let other = Case::new(name, files.clone(), tokens.clone(), (&device, *dtype));
+            case.assert_same(&other.alone, &format!("{threads} threads against 2"));
+        }
+    }
 }
 
 /// A comparison that could not fail would prove nothing: a sequence whose history differs has other logits.
 #[test]
 fn other_history_bad() {
-    for_each_model(|model, dtype, tokens, alone, what| {
-        let mut other = tokens.to_vec();
-        other[0] = other[1];
-        let logits = logits_alone(model, &other, tokens.len(), dtype);
-        let last = |logits: &Rows| rows(logits, 1, 1);
-        assert!(last(&logits).difference(&last(alone)) > 0.0, "{what}: the first token does not matter");
-    });
+    for case in Case::all() {
+        let mut tokens = case.tokens.clone();
+        tokens[0] = tokens[1] + 1;
+        let logits = logits_alone(&*case.model, &tokens, tokens.len(), case.dtype);
+        let second = |logits: &Rows| rows(logits, 1, 1);
+        let difference = second(&logits).difference(&second(&case.alone));
+        assert!(difference > 0.0, "{}: the first token does not matter", case.name);
+    }
 }
 
 /// `count` rows from `first` on.

@@ -28,12 +28,7 @@ pub(crate) struct Next {
 
 impl Answer {
     /// An empty answer to `prompt` that may have up to `max_tokens` tokens.
-    pub fn new(
-        options: Generate,
-        prompt: &[u32],
-        max_tokens: usize,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Self> {
+    pub fn new(options: Generate, prompt: &[u32], max_tokens: usize, tokenizer: Option<&Tokenizer>) -> Result<Self> {
         Ok(Answer {
             sampler: Sampler::new(options.sampling, prompt),
             detokenizer: tokenizer.map(|tokenizer| Detokenizer::new(tokenizer.clone(), prompt)),

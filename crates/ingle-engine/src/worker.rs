@@ -229,12 +229,7 @@ fn run(engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared) {
 
 type Clients = HashMap<RequestId, Client>;
 
-fn work(
-    mut engine: Engine,
-    inbox: &mpsc::Receiver<Command>,
-    shared: &Shared,
-    clients: &mut Clients,
-) -> Result<()> {
+fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, clients: &mut Clients) -> Result<()> {
     let mut events = Vec::new();
     loop {
         // Asleep while there is nothing to do; between steps, only a look.

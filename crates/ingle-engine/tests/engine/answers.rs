@@ -145,7 +145,8 @@ fn a_pool_stays_bounded_over_thousands_of_tokens_good() {
     let (mut events, mut tokens, mut early) = (Vec::new(), 0, 0);
     while !engine.is_idle() {
         engine.step(&mut events).expect("a step");
-        tokens += events.drain(..).filter(|event| matches!(event, Event::Token { id: whose, .. } if *whose == id)).count();
+        tokens +=
+            events.drain(..).filter(|event| matches!(event, Event::Token { id: whose, .. } if *whose == id)).count();
         if tokens == 600 {
             early = engine.metrics().kv_bytes;
         }

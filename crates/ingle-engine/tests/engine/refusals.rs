@@ -49,7 +49,9 @@ fn options_out_of_range_bad() {
     };
     assert!(refuse(EngineOptions { step_tokens: 0, ..Default::default() }).contains("step_tokens: expected"));
     assert!(refuse(EngineOptions { context_length: Some(0), ..Default::default() }).contains("context_length"));
-    assert!(refuse(EngineOptions { kv_bytes: Some(100), ..Default::default() }).contains("kv_bytes: expected at least"));
+    assert!(
+        refuse(EngineOptions { kv_bytes: Some(100), ..Default::default() }).contains("kv_bytes: expected at least")
+    );
     let integers = EngineOptions { kv_dtype: Some(ingle_tensor::DType::I32), ..Default::default() };
     assert!(refuse(integers).contains("kv_dtype"));
 }

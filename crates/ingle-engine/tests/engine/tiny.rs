@@ -133,7 +133,8 @@ impl Model for Tiny {
         let mut x = self.embedding.take_rows(&batch.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let h = norm(&x)?;
-            let heads = |weight: &Tensor| h.linear(weight, None)?.reshape([tokens, weight.shape()[0] / HEAD_DIM, HEAD_DIM]);
+            let heads =
+                |weight: &Tensor| h.linear(weight, None)?.reshape([tokens, weight.shape()[0] / HEAD_DIM, HEAD_DIM]);
             let turned = |x: Tensor| x.rope(&batch.positions, &self.frequencies, RopeLayout::Halves);
             let [q, k, v] = &layer.qkv;
             let (q, k, v) = (turned(heads(q)?)?, turned(heads(k)?)?, heads(v)?);

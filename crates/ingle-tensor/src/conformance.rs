@@ -26,11 +26,16 @@ mod array;
 mod case;
 mod cases;
 mod check;
+mod donation;
+mod errors;
+mod invariance;
+mod memory;
 mod primitives;
 mod reference;
 mod report;
 mod tolerance;
 mod values;
+mod views;
 
 pub use case::{Case, Input};
 pub use cases::{cases, cases_of};
@@ -41,27 +46,34 @@ pub use values::Values;
 
 use crate::DeviceHandle;
 
+/// What holds of more than one operation.
+const PROPERTIES: [fn(&DeviceHandle, &mut Report); 5] =
+    [views::run, donation::run, invariance::run, errors::run, memory::run];
+
 /// Tries a device on everything. It takes some seconds. Give it a device of its own: the memory tests count
 /// what is in use.
 pub fn run(device: &DeviceHandle) -> Report {
+    let before = device.memory();
     let mut report = Report::new(device.name().into());
     for case in cases() {
         report.outcome(case.op.name(), check(device, &case));
+    }
+    for property in PROPERTIES {
+        property(device, &mut report);
+    }
+    memory::settled(device, before, &mut report);
+    report
+}
+
+/// Compares two devices on every case: their results must agree in every bit. For one device in two settings,
+/// such as one thread and several, which must not change an answer.
+pub fn identical(one: &DeviceHandle, other: &DeviceHandle) -> Report {
+    let mut report = Report::new(format!("{} and {}", one.name(), other.name()));
+    for case in cases() {
+        report.property(case.op.name(), &case, check::identical(one, other, &case));
     }
     report
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    #[test]
-    fn reference_passes_good() {
-        let device: DeviceHandle = Arc::new(Reference::new());
-        let report = run(&device);
-        println!("{report}");
-        report.assert_passed();
-    }
-}
+mod tests;

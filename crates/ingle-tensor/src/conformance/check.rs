@@ -7,18 +7,18 @@ use std::sync::Arc;
 use super::array::Array;
 use super::case::Case;
 use super::reference::Reference;
-use super::tolerance::{Real, round_to};
+use super::tolerance::{Real, round_to, ulp};
 use crate::{BinaryOp, DType, DeviceHandle, Op, ReduceOp, Result, Spec, Tensor, UnaryOp};
 
-/// How well a case went.
+/// How well a case went. Errors are in ulps of the result's dtype at the result's largest magnitude: at best ½,
+/// what rounding the result costs. (An ulp of f32 is about 1e-7 of the number, of f16 1e-3, of bf16 8e-3.)
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// The largest error against the reference, as a part of the result's largest magnitude.
+    /// The largest error against the reference.
     pub error: f64,
     /// The largest part of its tolerance that an element's error took up, from 0 to 1.
     pub tolerance_used: f64,
-    /// Of a fused operation, the largest difference from the device's own run of its decomposition, as a part
-    /// of the result's largest magnitude.
+    /// Of a fused operation, the largest difference from the device's own run of its decomposition.
     pub decomposition: Option<f64>,
 }
 
@@ -98,35 +98,44 @@ pub fn check(device: &DeviceHandle, case: &Case) -> Result<Outcome, Failure> {
 
     let reference: DeviceHandle = Arc::new(Reference::new());
     let wanted = Prepared::new(&reference, case).and_then(|x| x.run(case)).map_err(step("the reference"))?;
-    let Some(wanted_array) = Reference::array(&wanted) else {
-        return Err(fail("the reference gave another device's tensor".into()));
-    };
-
     let prepared = Prepared::new(device, case).map_err(step("making the inputs"))?;
     let inputs: Vec<Spec> = prepared.views.iter().map(|x| x.spec().clone()).collect();
     let before = prepared.read().map_err(step("reading the inputs"))?;
     let result = Tensor::apply_on(device, &case.op, prepared.views.clone()).map_err(step("running it"))?;
     let bytes = device.download(&result).map_err(step("reading the result"))?;
-    let spec = result.spec().clone();
-    if bytes.len() != spec.bytes() {
-        return Err(fail(format!("the result {spec} has {} bytes, not {}", bytes.len(), spec.bytes())));
-    }
-    let agreement = agreement(&case.op, &inputs, &spec);
-    let found = Array::decode(&bytes, spec.dtype);
-    let mut outcome = compare(wanted_array, &found, agreement, &spec).map_err(fail)?;
+    let mut outcome = agrees(&case.op, &inputs, &wanted, &bytes).map_err(fail)?;
 
+    let dtype = result.dtype();
+    let values = |bytes: &[u8]| Array::decode(bytes, dtype).values().into_iter();
     if let Some(composed) = case.op.decompose(&prepared.views) {
         let composed = composed.and_then(|x| device.download(&x)).map_err(step("running the decomposition"))?;
-        let composed = Array::decode(&composed, spec.dtype);
-        compare(wanted_array, &composed, agreement, &spec).map_err(|what| fail(format!("decomposed, {what}")))?;
-        outcome.decomposition = Some(difference(&found, &composed));
+        agrees(&case.op, &inputs, &wanted, &composed).map_err(|what| fail(format!("decomposed, {what}")))?;
+        outcome.decomposition = Some(difference(values(&bytes), values(&composed), dtype));
     }
     if prepared.read().map_err(step("reading the inputs again"))? != before {
         return Err(fail("the operation changed an input that others hold".into()));
     }
     drop(result);
-    donate(device, case, prepared, &(bytes, spec.dtype)).map_err(fail)?;
+    donate(device, case, prepared, &(bytes, dtype)).map_err(fail)?;
     Ok(outcome)
+}
+
+/// Whether two devices agree on a case in every bit.
+pub(super) fn identical(one: &DeviceHandle, other: &DeviceHandle, case: &Case) -> Result<(), String> {
+    let result = |device: &DeviceHandle| {
+        let result = Prepared::new(device, case)?.run(case)?;
+        Ok((device.download(&result)?, result.dtype()))
+    };
+    let say = |error: crate::Error| error.to_string();
+    let ((a, dtype), (b, _)) = (result(one).map_err(say)?, result(other).map_err(say)?);
+    if same(&a, &b, dtype) {
+        return Ok(());
+    }
+    let (a, b) = (Array::decode(&a, dtype).values(), Array::decode(&b, dtype).values());
+    let bits = |x: &f64| x.to_bits();
+    let at = a.iter().map(bits).zip(b.iter().map(bits)).position(|(a, b)| a != b);
+    let pair = at.map(|at| format!("element {at} is {:e} on one and {:e} on the other", a[at], b[at]));
+    Err(pair.unwrap_or_else(|| "they have different numbers of elements".into()))
 }
 
 /// The inputs of a case on a device.
@@ -184,6 +193,19 @@ fn donate(device: &DeviceHandle, case: &Case, prepared: Prepared, expected: &(Ve
     if untouched { Ok(()) } else { Err("a donated input wrote into the host's bytes".into()) }
 }
 
+/// Whether a device's result agrees with the reference's as the operation owes.
+pub(super) fn agrees(op: &Op, inputs: &[Spec], wanted: &Tensor, found: &[u8]) -> Result<Outcome, String> {
+    let spec = wanted.spec();
+    if found.len() != spec.bytes() {
+        return Err(format!("the result {spec} has {} bytes, not {}", found.len(), spec.bytes()));
+    }
+    let agreement = agreement(op, inputs, spec);
+    match Reference::array(wanted) {
+        Some(wanted) => compare(wanted, &Array::decode(found, spec.dtype), agreement, spec),
+        None => Err("the reference gave another device's tensor".into()),
+    }
+}
+
 /// Whether two results agree in every bit; one NaN is as good as another.
 pub(super) fn same(a: &[u8], b: &[u8], dtype: DType) -> bool {
     a == b
@@ -207,19 +229,13 @@ fn compare(wanted: &Array, found: &Array, agreement: Agreement, spec: &Spec) -> 
             }
         }
         (Array::Floats(wanted), Array::Floats(found)) if wanted.len() == found.len() => {
-            let mut largest = 0f64;
-            let mut off = 0f64;
             for (at, (wanted, found)) in wanted.iter().zip(found).enumerate() {
                 match share(*wanted, found.value, agreement, dtype) {
                     Some(share) => outcome.tolerance_used = outcome.tolerance_used.max(share),
                     None => return Err(differs(spec, at, &wanted.value, &found.value, &allowed(*wanted, agreement))),
                 }
-                if wanted.value.is_finite() && found.value.is_finite() {
-                    largest = largest.max(wanted.value.abs());
-                    off = off.max((found.value - wanted.value).abs());
-                }
             }
-            outcome.error = if off == 0.0 { 0.0 } else { off / largest.max(f64::from(f32::MIN_POSITIVE)) };
+            outcome.error = difference(wanted.iter().map(|x| x.value), found.iter().map(|x| x.value), dtype);
             Ok(outcome)
         }
         _ => Err("the result has another number of elements or another kind of dtype".into()),
@@ -251,11 +267,10 @@ fn differs(spec: &Spec, at: usize, wanted: &dyn fmt::Debug, found: &dyn fmt::Deb
     format!("expected {wanted:?} {allowed} at {place:?} of {spec}, found {found:?}")
 }
 
-/// The largest difference between two results, as a part of the first one's largest magnitude.
-fn difference(a: &Array, b: &Array) -> f64 {
-    let (a, b) = (a.values(), b.values());
-    let finite = a.iter().zip(&b).filter(|(a, b)| a.is_finite() && b.is_finite());
-    let (off, largest) =
-        finite.fold((0f64, 0f64), |(off, largest), (a, b)| (off.max((a - b).abs()), largest.max(a.abs())));
-    if off == 0.0 { 0.0 } else { off / largest.max(f64::from(f32::MIN_POSITIVE)) }
+/// The largest difference between two results, in ulps of `dtype` at the first one's largest magnitude.
+fn difference(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>, dtype: DType) -> f64 {
+    let finite = a.zip(b).filter(|(a, b)| a.is_finite() && b.is_finite());
+    let wider = |(off, largest): (f64, f64), (a, b): (f64, f64)| (off.max((a - b).abs()), largest.max(a.abs()));
+    let (off, largest) = finite.fold((0.0, 0.0), wider);
+    off / ulp(largest, dtype)
 }

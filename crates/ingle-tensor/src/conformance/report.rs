@@ -107,14 +107,14 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:<28} {:>6} {:>6}  {:>9} {:>12} {:>13}",
-            "", "cases", "failed", "error", "of tolerance", "decomposition"
+            "", "cases", "failed", "ulps off", "of tolerance", "decomposition"
         )?;
         for Row { area, cases, failed, worst } in &self.rows {
             write!(f, "{area:<28} {cases:>6} {failed:>6}")?;
             if let Some(Outcome { error, tolerance_used, decomposition }) = worst {
-                write!(f, "  {error:>9.1e} {:>11.0}%", 100.0 * tolerance_used)?;
+                write!(f, "  {error:>9.2} {:>11.0}%", 100.0 * tolerance_used)?;
                 if let Some(decomposition) = decomposition {
-                    write!(f, " {decomposition:>13.1e}")?;
+                    write!(f, " {decomposition:>13.2}")?;
                 }
             }
             writeln!(f)?;

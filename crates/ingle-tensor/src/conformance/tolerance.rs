@@ -57,14 +57,18 @@ impl Format {
     /// The distance between neighbours at the magnitude of `value`.
     fn ulp(&self, value: f64) -> f64 {
         let biased = (value.to_bits() >> 52) & 0x7ff;
-        let exponent = (biased as i32 - 1023).max(self.min_exponent);
-        2f64.powi(exponent - self.bits + 1)
+        let exponent = (biased as i32 - 1023).max(self.min_exponent) - self.bits + 1;
+        // A power of two by its bits; the exponents of the formats above are all normal in f64.
+        f64::from_bits(((exponent + 1023) as u64) << 52)
     }
 }
 
-/// The number of `dtype` nearest to `value`, ties to even, infinite past its range. Written here, in f64,
+/// The number of `dtype` nearest to `value`, ties to even, infinite past its range. To f16 and bf16 in f64,
 /// because rounding by way of a third format would round twice.
 pub(super) fn round_to(value: f64, dtype: DType) -> f64 {
+    if dtype == DType::F32 {
+        return (value as f32).into();
+    }
     let Some(format) = format(dtype) else { return value };
     if !value.is_finite() {
         return value;
@@ -72,6 +76,11 @@ pub(super) fn round_to(value: f64, dtype: DType) -> f64 {
     let ulp = format.ulp(value);
     let rounded = (value / ulp).round_ties_even() * ulp;
     if rounded.abs() > format.max { f64::INFINITY.copysign(value) } else { rounded }
+}
+
+/// The distance between neighbours of `dtype` at the magnitude of `value`; 1 for an integer dtype.
+pub(super) fn ulp(value: f64, dtype: DType) -> f64 {
+    format(dtype).map_or(1.0, |format| format.ulp(value))
 }
 
 /// Half an ulp of `dtype` at `magnitude`, or all of the smallest normal number where f32 may be flushed.

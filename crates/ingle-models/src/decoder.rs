@@ -82,13 +82,19 @@ impl Attention {
             LayerType::FullAttention => (&config.rope, None),
             LayerType::SlidingAttention => (&config.rope_local, config.sliding_window),
         };
+        let q_proj = Linear::load(&weights.scope("q_proj"), [queries, hidden_size], config.qkv_bias)?;
+        let k_proj = Linear::load(&weights.scope("k_proj"), [keys, hidden_size], config.qkv_bias)?;
+        let v_proj = Linear::load(&weights.scope("v_proj"), [keys, hidden_size], config.qkv_bias)?;
+        let o_proj = Linear::load(&weights.scope("o_proj"), [hidden_size, queries], config.o_bias)?;
+        let qk_norm = if config.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None };
+        // Only now: the weights have borne out the size of a head.
         let rope = RotaryEmbedding::new(weights.device(), rope)?;
         Ok(Attention {
-            q_proj: Linear::load(&weights.scope("q_proj"), [queries, hidden_size], config.qkv_bias)?,
-            k_proj: Linear::load(&weights.scope("k_proj"), [keys, hidden_size], config.qkv_bias)?,
-            v_proj: Linear::load(&weights.scope("v_proj"), [keys, hidden_size], config.qkv_bias)?,
-            o_proj: Linear::load(&weights.scope("o_proj"), [hidden_size, queries], config.o_bias)?,
-            qk_norm: if config.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None },
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            qk_norm,
             cache: CacheLayer { kv_heads: num_key_value_heads, head_dim, window },
             num_attention_heads,
             scale: config.attention_scale as f32 * rope.score_factor(),

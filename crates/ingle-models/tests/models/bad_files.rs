@@ -6,6 +6,7 @@ use std::path::Path;
 use ingle_models::{LoadOptions, load, read_summary};
 use ingle_nn::ModelFiles;
 use ingle_tensor::DType;
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -286,4 +287,90 @@ fn missing_tensor_bad() {
     assert_eq!(copy.refused(), expected);
     let copy = Copy::of("llama-v5").set("tie_word_embeddings", json!(false));
     assert!(copy.refused().starts_with("model.safetensors: tensor `lm_head.weight` is missing"), "{}", copy.refused());
+}
+
+/// Fields that some architecture reads.
+const FIELDS: [&str; 22] = [
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "rms_norm_eps",
+    "sliding_window",
+    "sliding_window_pattern",
+    "max_window_layers",
+    "use_sliding_window",
+    "query_pre_attn_scalar",
+    "final_logit_softcapping",
+    "max_position_embeddings",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "partial_rotary_factor",
+    "layer_types",
+    "quantization",
+];
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let number = prop_oneof![
+        Just(json!(0)),
+        Just(json!(-1)),
+        any::<u64>().prop_map(|n| json!(n)),
+        any::<f64>().prop_map(|n| json!(n)),
+        (0..100).prop_map(|n| json!(n))
+    ];
+    let name = prop::sample::select(vec![
+        "llama",
+        "gemma3_text",
+        "qwen2",
+        "linear",
+        "yarn",
+        "llama3",
+        "full_attention",
+        "sliding_attention",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(|flag| json!(flag)),
+        number,
+        name.prop_map(|name| json!(name))
+    ];
+    let parameter = prop::sample::select(vec![
+        "rope_type",
+        "factor",
+        "rope_theta",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+        "beta_fast",
+        "full_attention",
+        "bits",
+    ]);
+    leaf.prop_recursive(2, 12, 4, move |inner| {
+        let object = prop::collection::btree_map(parameter.clone(), inner.clone(), 0..5);
+        let object = object.prop_map(|fields| json!(fields));
+        prop_oneof![prop::collection::vec(inner, 0..4).prop_map(|list| json!(list)), object]
+    })
+}
+
+proptest! {
+    /// Whatever a configuration says, it loads or gives an error: no panic, no hang, no memory that nothing earned.
+    #[test]
+    fn any_config_ugly(
+        fixture in prop::sample::select(vec!["gemma3_text-v4", "qwen2-sliding", "llama-v5"]),
+        changes in prop::collection::vec((prop::sample::select(FIELDS.to_vec()), any_value()), 1..4),
+    ) {
+        let copy = changes.into_iter().fold(Copy::of(fixture), |copy, (field, value)| copy.set(field, value));
+        let files = ModelFiles::directory(copy.path()).unwrap();
+        let device = cpu(1);
+        match load(&files, &device, &LoadOptions::default(), &mut |_| {}) {
+            Ok(model) => prop_assert!(model.summary().layers > 0),
+            Err(error) => prop_assert!(!error.to_string().contains('\n')),
+        }
+        prop_assert!(device.memory().peak < 1 << 20);
+    }
 }

@@ -200,3 +200,6 @@ impl Quantisation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

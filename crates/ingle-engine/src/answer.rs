@@ -20,9 +20,7 @@ pub(crate) struct Answer {
 /// A token that was chosen.
 #[derive(Debug)]
 pub(crate) struct Next {
-    pub id: u32,
-    /// What the reader gets; nothing of a stop token.
-    pub token: Option<Token>,
+    pub token: Token,
     pub finished: Option<FinishReason>,
 }
 
@@ -44,22 +42,27 @@ impl Answer {
         let unmodified = self.top_logprobs.map(|count| (count, logits.to_vec()));
         let id = self.sampler.sample(logits)?;
         self.left = self.left.saturating_sub(1);
-        if self.stop_tokens.contains(&id) {
-            return Ok(Next { id, token: None, finished: Some(FinishReason::Stop) });
-        }
         let logprobs = unmodified.map(|(count, logits)| LogSoftmax::new(&logits).top(id, count));
-        let piece = self.detokenizer.as_mut().map_or(Ok(String::new()), |detokenizer| detokenizer.push(id))?;
-        let matched = self.stop_strings.push(&piece);
-        let finished = match (matched.stopped, self.left) {
-            (true, _) => Some(FinishReason::Stop),
-            (false, 0) => Some(FinishReason::Length),
-            (false, _) => None,
+        let (mut text, finished) = if self.stop_tokens.contains(&id) {
+            (String::new(), Some(FinishReason::Stop))
+        } else {
+            let piece = self.detokenizer.as_mut().map_or(Ok(String::new()), |detokenizer| detokenizer.push(id))?;
+            let matched = self.stop_strings.push(&piece);
+            let finished = match (matched.stopped, self.left) {
+                (true, _) => Some(FinishReason::Stop),
+                (false, 0) => Some(FinishReason::Length),
+                (false, _) => None,
+            };
+            (matched.text, finished)
         };
-        Ok(Next { id, token: Some(Token { id, text: matched.text, logprobs }), finished })
+        if finished.is_some() {
+            text += &self.held_back();
+        }
+        Ok(Next { token: Token { id, text, logprobs }, finished })
     }
 
     /// The text that was held back, once no token follows.
-    pub fn finish(&mut self) -> String {
+    fn held_back(&mut self) -> String {
         let rest = self.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
         let matched = self.stop_strings.push(&rest);
         matched.text + &self.stop_strings.finish()

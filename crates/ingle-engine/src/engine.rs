@@ -100,7 +100,7 @@ impl Engine {
             Task::Logits { from } => Work::Logits { next: from },
             Task::Score { from } => Work::Score { from, logprobs: Vec::new() },
         };
-        let mut sequence = Sequence {
+        let sequence = Sequence {
             id,
             prompt_tokens: prompt.len(),
             tokens: prompt,
@@ -124,7 +124,7 @@ impl Engine {
 
     /// Ends a request; the next step says so. One that has ended, or never was, is passed over.
     pub fn cancel(&mut self, id: RequestId) {
-        if let Some(mut sequence) = self.scheduler.take_id(id) {
+        if let Some(sequence) = self.scheduler.take_id(id) {
             self.pending.push(sequence.finish(FinishReason::Cancelled));
         }
     }
@@ -143,7 +143,7 @@ impl Engine {
     pub fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let begin = Instant::now();
         events.append(&mut self.pending);
-        for mut late in self.scheduler.take_where(|sequence| sequence.deadline.is_some_and(|end| end <= begin)) {
+        for late in self.scheduler.take_where(|sequence| sequence.deadline.is_some_and(|end| end <= begin)) {
             events.push(late.finish(FinishReason::Deadline));
         }
         let stuck = self.scheduler.schedule(&mut self.cache);
@@ -161,6 +161,7 @@ impl Engine {
         match self.forward() {
             Ok(logits) => self.deliver(logits, events),
             Err(error) => {
+                tracing::warn!(%error, "a forward pass failed");
                 let failed = self.scheduler.abandon();
                 events.extend(failed.iter().map(|sequence| Event::Failed { id: sequence.id, error: error.clone() }));
                 self.cache.reset()?;

@@ -85,8 +85,6 @@ pub enum Event {
     Finished {
         /// Which.
         id: RequestId,
-        /// Text that was held back (it might have become a stop string, or the end of a character).
-        text: String,
         /// Why it ended.
         reason: FinishReason,
         /// What it took.
@@ -125,7 +123,7 @@ pub struct Token {
     /// Its id.
     pub id: u32,
     /// The text that it completes: whole characters only, empty while a character is incomplete or the text
-    /// might yet become a stop string.
+    /// might yet become a stop string. The last token brings what was held back.
     pub text: String,
     /// Its log-probability and its rivals', if they were asked for.
     pub logprobs: Option<Logprobs>,

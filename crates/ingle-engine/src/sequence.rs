@@ -88,8 +88,8 @@ impl Sequence {
             match &mut self.work {
                 Work::Generate(answer) => {
                     let next = answer.next(row)?;
-                    self.tokens.push(next.id);
-                    events.extend(next.token.map(|token| Event::Token { id, token }));
+                    self.tokens.push(next.token.id);
+                    events.push(Event::Token { id, token: next.token });
                     if next.finished.is_some() {
                         return Ok(next.finished);
                     }
@@ -114,11 +114,7 @@ impl Sequence {
     }
 
     /// The request's last event.
-    pub fn finish(&mut self, reason: FinishReason) -> Event {
-        let text = match &mut self.work {
-            Work::Generate(answer) => answer.finish(),
-            _ => String::new(),
-        };
+    pub fn finish(&self, reason: FinishReason) -> Event {
         let total_time = self.submitted.elapsed();
         let usage = Usage {
             prompt_tokens: self.prompt_tokens,
@@ -127,6 +123,6 @@ impl Sequence {
             time_to_first_token: self.time_to_first_token.unwrap_or(total_time),
             total_time,
         };
-        Event::Finished { id: self.id, text, reason, usage }
+        Event::Finished { id: self.id, reason, usage }
     }
 }

@@ -259,14 +259,14 @@ fn a_deadline_ends_a_request_wherever_it_is_good() {
 }
 
 #[test]
-fn a_stop_token_ends_the_answer_without_being_part_of_it_good() {
+fn a_stop_token_is_the_last_and_has_no_text_good() {
     let whole = alone(generate(prompt(1, 20), 30, 5)).tokens;
     let stop = whole[12];
     let at = whole.iter().position(|&id| id == stop).expect("it is there");
     let Task::Generate(options) = generate(Vec::new(), 30, 5).task else { unreachable!() };
     let task = Task::Generate(Generate { stop_tokens: vec![POISON, stop], ..options });
     let outcome = alone(Request { prompt: prompt(1, 20), task, deadline: None });
-    assert_eq!((&outcome.tokens[..], outcome.reason()), (&whole[..at], Some(FinishReason::Stop)));
+    assert_eq!((&outcome.tokens[..], outcome.reason()), (&whole[..=at], Some(FinishReason::Stop)));
     assert_eq!(outcome.usage().generated_tokens, at + 1);
 }
 

@@ -205,10 +205,7 @@ impl Outcome {
             }
             Event::Logits { row, .. } => self.rows.push(bits(&row)),
             Event::Scores { logprobs, .. } => self.scores = bits(&logprobs),
-            Event::Finished { text, reason, usage, .. } => {
-                self.text += &text;
-                self.finished = Some((reason, usage));
-            }
+            Event::Finished { reason, usage, .. } => self.finished = Some((reason, usage)),
             Event::Failed { error, .. } => self.failed = Some(error.to_string()),
         }
     }

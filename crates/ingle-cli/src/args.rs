@@ -88,11 +88,11 @@ pub struct SamplingArgs {
     pub max_tokens: Option<usize>,
 
     /// Divide the logits; 0 always takes the likeliest token
-    #[arg(long, short, value_name = "T", value_parser = |s: &str| within(s, 0.0, f32::MAX))]
+    #[arg(long, short, value_name = "T", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, f32::MAX))]
     pub temperature: Option<f32>,
 
     /// Keep the likeliest tokens that together have this probability; 1 keeps all
-    #[arg(long, value_name = "P", value_parser = |s: &str| within(s, 0.0, 1.0))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, 1.0))]
     pub top_p: Option<f32>,
 
     /// Keep this many of the likeliest tokens; 0 keeps all
@@ -100,11 +100,11 @@ pub struct SamplingArgs {
     pub top_k: Option<usize>,
 
     /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all
-    #[arg(long, value_name = "P", value_parser = |s: &str| within(s, 0.0, 1.0))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, 1.0))]
     pub min_p: Option<f32>,
 
     /// Make tokens seen before less likely; 1 does nothing
-    #[arg(long, value_name = "F", value_parser = |s: &str| within(s, f32::MIN_POSITIVE, f32::MAX))]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = |s: &str| within(s, f32::MIN_POSITIVE, f32::MAX))]
     pub repetition_penalty: Option<f32>,
 
     /// Subtract this from the logits of generated tokens

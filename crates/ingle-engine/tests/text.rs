@@ -533,6 +533,17 @@ fn a_text_the_vocabulary_cannot_spell_is_an_error_bad() {
 }
 
 #[test]
+fn white_space_without_end_is_an_error_ugly() {
+    let tokenizer = &fixture("byte-level").tokenizer;
+    let text = |count| format!("{}x", " ".repeat(count));
+    let ids = tokenizer.encode(&text(500_000), Special::Omit).unwrap();
+    assert_eq!(tokenizer.decode(&ids, SpecialText::Keep).unwrap(), text(500_000));
+    let error = tokenizer.encode(&text(500_001), Special::Omit).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: expected at most 500000 white-space"), "{error}");
+    assert!(tokenizer.encode_batch(&[text(1), text(500_001)], Special::Omit).is_err());
+}
+
+#[test]
 fn a_post_processor_that_lies_is_an_error_ugly() {
     let folder = tempfile::tempdir().unwrap();
     let mut content: Value = read_json(&fixtures().join("tokenizers/sentencepiece-gemma/tokenizer.json"));

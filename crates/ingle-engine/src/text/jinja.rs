@@ -6,8 +6,9 @@ use std::io;
 
 use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, from_args};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::pycompat;
 
 use super::python_json::{Layout, to_json};
 
@@ -35,7 +36,7 @@ impl Template {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(describe)?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
@@ -54,6 +55,40 @@ impl Template {
         template.render_captured_to(variables, &mut output).map_err(describe)?;
         String::from_utf8(output.bytes).map_err(|error| error.to_string())
     }
+}
+
+/// Python's methods on strings, lists and dicts: those that `pycompat` lacks or has otherwise, and those it has.
+fn python_method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    match (value.as_str(), method) {
+        (Some(text), "title") => {
+            let () = from_args(arguments)?;
+            Ok(title(text).into())
+        }
+        (Some(text), "removeprefix") => {
+            let (prefix,): (&str,) = from_args(arguments)?;
+            Ok(text.strip_prefix(prefix).unwrap_or(text).into())
+        }
+        (Some(text), "removesuffix") => {
+            let (suffix,): (&str,) = from_args(arguments)?;
+            Ok(text.strip_suffix(suffix).unwrap_or(text).into())
+        }
+        _ => pycompat::unknown_method_callback(state, value, method, arguments),
+    }
+}
+
+/// Letters after letters in lower case, others in upper case.
+fn title(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut after_letter = false;
+    for character in text.chars() {
+        if after_letter {
+            titled.extend(character.to_lowercase());
+        } else {
+            titled.extend(character.to_uppercase());
+        }
+        after_letter = character.is_lowercase() || character.is_uppercase();
+    }
+    titled
 }
 
 /// What a template passed to `raise_exception`.
@@ -193,6 +228,12 @@ mod tests {
             render("{{ ' x '.strip() ~ 'a b'.split()[-1] ~ {'k': 1}.items() | list }}").unwrap(),
             "xb[('k', 1)]"
         );
+    }
+
+    #[test]
+    fn methods_that_pycompat_lacks_good() {
+        assert_eq!(render("{{ \"they're <b_c>\".title() }}").unwrap(), "They'Re <B_C>");
+        assert_eq!(render("{{ 'abc'.removeprefix('a').removesuffix('c').removeprefix('x') }}").unwrap(), "b");
     }
 
     #[test]

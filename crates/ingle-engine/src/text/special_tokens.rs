@@ -78,10 +78,8 @@ impl SpecialTokens {
         for (key, value) in &file.content {
             match value {
                 Value::Null => {}
-                Value::String(_) | Value::Object(_) if key.ends_with("_token") => {
-                    if self.content(key).is_none() {
-                        self.named.push((key.clone(), file.token(key, value)?.special(true)));
-                    }
+                Value::String(_) | Value::Object(_) if key.ends_with("_token") && self.content(key).is_none() => {
+                    self.named.push((key.clone(), file.token(key, value)?.special(true)));
                 }
                 // transformers 5 maps further names to tokens here: they are variables of the chat template.
                 Value::Object(entries) if key == "extra_special_tokens" => {
@@ -259,7 +257,7 @@ mod tests {
     fn wrong_types_name_file_key_and_value_bad() {
         for (name, content, message) in [
             (GENERATION_CONFIG, r#"{"eos_token_id": "x"}"#, "eos_token_id: expected a token id or a list of them"),
-            (GENERATION_CONFIG, r#"{"eos_token_id": [1.5]}"#, "found [1.5]"),
+            (GENERATION_CONFIG, r#"{"eos_token_id": [1.5]}"#, "found 1.5"),
             (GENERATION_CONFIG, r#"{"eos_token_id": 5000000000}"#, "below 2^32"),
             (TOKENIZER_CONFIG, r#"{"add_bos_token": "yes"}"#, "add_bos_token: expected true or false, found \"yes\""),
             (TOKENIZER_CONFIG, r#"{"added_tokens_decoder": []}"#, "added_tokens_decoder: expected an object"),

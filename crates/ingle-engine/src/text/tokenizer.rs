@@ -18,6 +18,10 @@ const FILE: &str = "tokenizer.json";
 const TURN_ENDERS: [&str; 6] =
     ["<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<｜end▁of▁sentence｜>"];
 
+/// White-space characters in a row that a text may have. The regular expressions that split a text give up after a
+/// million steps, one for each of them, and the rest of the text would get other ids.
+const MOST_WHITE_SPACE: usize = 500_000;
+
 /// Whether [`Tokenizer::encode`] adds the tokens that the model expects around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
@@ -101,8 +105,10 @@ impl Tokenizer {
     /// The ids of a text. The content of a special token stands for that token, as in transformers.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the vocabulary cannot spell the text.
+    /// [`Error::Tokenizer`] if the vocabulary cannot spell the text, or if it has more than half a million
+    /// white-space characters in a row.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        self.check(text)?;
         let encoding = guard(&self.inner.file, || self.inner.backend.encode_fast(text, false))?;
         Ok(self.framed(encoding.get_ids(), special))
     }
@@ -113,6 +119,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`], of any text that fails.
     pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S], special: Special) -> Result<Vec<Vec<u32>>> {
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        texts.iter().try_for_each(|text| self.check(text))?;
         let encodings = guard(&self.inner.file, || self.inner.backend.encode_batch_fast(texts, false))?;
         Ok(encodings.iter().map(|encoding| self.framed(encoding.get_ids(), special)).collect())
     }
@@ -181,6 +188,19 @@ impl Tokenizer {
         let piece = self.piece(id)?;
         let digits = piece.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
         u8::from_str_radix(digits, 16).ok()
+    }
+
+    fn check(&self, text: &str) -> Result<()> {
+        let mut run = 0;
+        for character in text.chars() {
+            run = if character.is_whitespace() { run + 1 } else { 0 };
+            if run > MOST_WHITE_SPACE {
+                let message =
+                    format!("expected at most {MOST_WHITE_SPACE} white-space characters in a row, found more");
+                return Err(Error::Tokenizer { file: self.inner.file.clone(), message });
+            }
+        }
+        Ok(())
     }
 
     fn framed(&self, ids: &[u32], special: Special) -> Vec<u32> {

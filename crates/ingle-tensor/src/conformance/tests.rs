@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The suite tested on itself: it passes the reference, and it fails devices that are wrong in one thing.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,6 +17,32 @@ fn the_reference_passes_good() {
     assert!(report.rows().iter().all(|row| row.cases > 0));
     let again: DeviceHandle = Arc::new(Reference::new());
     identical(&device, &again).assert_passed();
+}
+
+#[test]
+fn tolerances_are_tight_good() {
+    let device: DeviceHandle = Arc::new(Reference::new());
+    let mut bounds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for case in cases() {
+        let bytes = |(i, input): (usize, &Input)| input.on(&device, input.bytes(case.seed(i))).unwrap().1;
+        let inputs: Vec<Tensor> = case.inputs.iter().enumerate().map(bytes).collect();
+        let floats = inputs.iter().filter(|x| x.dtype().is_float());
+        let result = Tensor::apply_on(&device, &case.op, inputs.clone()).unwrap();
+        // In the narrow dtypes the last rounding hides everything else.
+        if result.dtype() != DType::F32 || floats.map(Tensor::dtype).any(|dtype| dtype != DType::F32) {
+            continue;
+        }
+        let values = Reference::values(&result).unwrap();
+        let largest = values.into_iter().filter(|x| x.is_finite()).fold(0f64, |max, x| max.max(x.abs()));
+        let bound = Reference::errors(&result).unwrap().into_iter().fold(0f64, f64::max);
+        bounds.entry(case.op.name()).or_default().push(bound / tolerance::ulp(largest, DType::F32));
+    }
+    for (op, mut bounds) in bounds {
+        bounds.sort_by(f64::total_cmp);
+        let median = bounds[bounds.len() / 2];
+        // Attention, a chain of sums, comes to 130; half an ulp of f16 is 4096 of f32, of bf16 32768.
+        assert!(median <= 200.0, "{op}: half of its cases have a tolerance of over {median} ulps");
+    }
 }
 
 /// A reference that is wrong in one thing.

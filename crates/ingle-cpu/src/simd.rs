@@ -93,6 +93,29 @@ impl Isa {
     }
 }
 
+impl Isa {
+    /// Whether it has a dot product of bf16 pairs.
+    pub(crate) fn has_pairs(self) -> bool {
+        self == Isa::Avx512
+    }
+
+    /// Runs a kernel made of dot products of bf16 pairs; `None` without running it where
+    /// [`Isa::has_pairs`] says no.
+    #[inline]
+    pub(crate) fn dispatch_pairs<K: PairKernel>(self, kernel: K) -> Option<K::Output> {
+        debug_assert!(self.is_available());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx512 => Some(unsafe { x86::with_avx512bf16(kernel) }),
+            _ => {
+                drop(kernel);
+                None
+            }
+        }
+    }
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -103,6 +126,34 @@ impl fmt::Display for Isa {
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Work made of dot products of bf16 pairs. Implementations of `run` must be `#[inline(always)]`.
+pub(crate) trait PairKernel {
+    type Output;
+    fn run<P: Pairs>(self) -> Self::Output;
+}
+
+/// Dot products of bf16 pairs: twice as many elements to a vector as [`Pairs::Sums`] has lanes.
+///
+/// # Safety
+///
+/// As of [`Simd`], below [`Isa::dispatch_pairs`].
+#[allow(clippy::missing_safety_doc)] // said above
+pub(crate) trait Pairs: Copy + 'static {
+    /// What the products are summed in.
+    type Sums: Simd;
+    type Vector: Copy;
+
+    unsafe fn load(from: *const bf16) -> Self::Vector;
+    /// The first `n` elements, at least 1; the others zero.
+    unsafe fn load_part(from: *const bf16, n: usize) -> Self::Vector;
+    /// To lane `i` the products of elements `2i` and `2i + 1`.
+    unsafe fn mul_add(
+        a: Self::Vector,
+        b: Self::Vector,
+        sums: <Self::Sums as Simd>::Vector,
+    ) -> <Self::Sums as Simd>::Vector;
 }
 
 /// A vector of [`Simd::LANES`] f32 and what kernels do with it.

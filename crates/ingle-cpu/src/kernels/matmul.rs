@@ -5,14 +5,18 @@
 //! the lanes are added up in a fixed tree. A tile computes several outputs at once for each load; since every
 //! tile shape does the same for each of its outputs, a row's result does not depend on how many rows there are.
 
-use half::{bf16, f16};
-use ingle_tensor::{DType, Result, Spec};
+mod dot;
 
+use half::bf16;
+use ingle_tensor::{DType, Element, Result, Spec};
+
+use self::dot::{Dot, Paired};
+pub(super) use self::dot::{Operand, Single, dot_tile};
 use super::rows::packed;
-use super::{Context, Pointer, contiguous_f32, in_dtype};
+use super::{Context, Pointer, cast, contiguous, contiguous_f32, in_dtype};
 use crate::layout::Layout;
 use crate::number::with_float;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, PairKernel, Pairs, Simd};
 use crate::storage::CpuStorage;
 
 /// Bytes of the second operand that a chunk of work keeps in the second cache.
@@ -21,55 +25,25 @@ const CACHED: usize = 256 * 1024;
 /// Rows of a first operand in a chunk of work.
 const ROWS: usize = 96;
 
-/// What a dot product's second operand is made of.
-pub(super) trait Operand: ingle_tensor::Element {
-    unsafe fn load<S: Simd>(from: *const Self) -> S::Vector;
-    unsafe fn load_part<S: Simd>(from: *const Self, n: usize) -> S::Vector;
-}
-
-macro_rules! operands {
-    ($($rust:ty: $load:ident $load_part:ident,)*) => {
-        $(impl Operand for $rust {
-            #[inline(always)]
-            unsafe fn load<S: Simd>(from: *const Self) -> S::Vector {
-                // SAFETY: the caller's promise, passed on.
-                unsafe { S::$load(from) }
-            }
-
-            #[inline(always)]
-            unsafe fn load_part<S: Simd>(from: *const Self, n: usize) -> S::Vector {
-                // SAFETY: the caller's promise, passed on.
-                unsafe { S::$load_part(from, n) }
-            }
-        })*
-    };
-}
-
-operands! {
-    f32: load load_part,
-    bf16: load_bf16 load_bf16_part,
-    f16: load_f16 load_f16_part,
-}
-
 /// A product of matrices `x [m, k]` and `w [n, k]`, rows of each `stride` elements apart, to `out [m, n]`; or
 /// several such products with one shape.
-pub(super) struct Product<'a, W> {
-    pub(super) op: &'static str,
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) x: &'a [f32],
-    pub(super) x_stride: usize,
-    pub(super) w: &'a [W],
-    pub(super) w_stride: usize,
+struct Product<'a, X, W> {
+    op: &'static str,
+    m: usize,
+    n: usize,
+    k: usize,
+    x: &'a [X],
+    x_stride: usize,
+    w: &'a [W],
+    w_stride: usize,
     /// Where each product's operands start.
-    pub(super) starts: &'a [(usize, usize)],
-    pub(super) bias: Option<&'a [f32]>,
+    starts: &'a [(usize, usize)],
+    bias: Option<&'a [f32]>,
 }
 
-impl<W: Operand> Product<'_, W> {
-    /// Computes into `out`, product by product row-major.
-    pub(super) fn run(&self, cx: &Context, out: &mut [f32]) -> Result<()> {
+impl<'a, X: Element, W: Element> Product<'a, X, W> {
+    /// Computes into `out`, product by product row-major; `block` computes one block.
+    fn run(&self, cx: &Context, out: &mut [f32], block: impl Fn(Block<'_, X, W>) + Sync) -> Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
         if out.is_empty() {
             return Ok(());
@@ -102,53 +76,67 @@ impl<W: Operand> Product<'_, W> {
             let (x, w) = self.starts[batch];
             // SAFETY: the starts were checked above, and each product has its own `m · n` outputs.
             let (x, w, out) = unsafe { (self.x.as_ptr().add(x), self.w.as_ptr().add(w), to.get().add(batch * m * n)) };
-            cx.isa.dispatch(Block { product: self, x, w, out, rows, columns });
+            block(Block { product: self, x, w, out, rows, columns });
         })
     }
 }
 
 /// A block of a product's outputs, on one thread. Made only by [`Product::run`], which checks its bounds.
-struct Block<'a, W> {
-    product: &'a Product<'a, W>,
-    x: *const f32,
+struct Block<'a, X, W> {
+    product: &'a Product<'a, X, W>,
+    x: *const X,
     w: *const W,
     out: *mut f32,
     rows: std::ops::Range<usize>,
     columns: std::ops::Range<usize>,
 }
 
-impl<W: Operand> Kernel for Block<'_, W> {
+impl<W: Operand> Kernel for Block<'_, f32, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        self.compute::<Single<S, W>>();
+    }
+}
+
+impl PairKernel for Block<'_, bf16, bf16> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<P: Pairs>(self) {
+        self.compute::<Paired<P>>();
+    }
+}
+
+impl<X: Element, W: Element> Block<'_, X, W> {
+    #[inline(always)]
+    fn compute<D: Dot<X = X, W = W>>(self) {
         let mut row = self.rows.start;
         while row < self.rows.end {
-            let left = (self.rows.end - row).min(S::TILE_ROWS);
+            let left = (self.rows.end - row).min(D::Sums::TILE_ROWS);
             // SAFETY: below `dispatch`, with rows inside the block.
             unsafe {
                 match left {
-                    1 => self.tiles::<S, 1>(row),
-                    2 => self.tiles::<S, 2>(row),
-                    3 => self.tiles::<S, 3>(row),
-                    4 => self.tiles::<S, 4>(row),
-                    5 => self.tiles::<S, 5>(row),
-                    _ => self.tiles::<S, 6>(row),
+                    1 => self.tiles::<D, 1>(row),
+                    2 => self.tiles::<D, 2>(row),
+                    3 => self.tiles::<D, 3>(row),
+                    4 => self.tiles::<D, 4>(row),
+                    5 => self.tiles::<D, 5>(row),
+                    _ => self.tiles::<D, 6>(row),
                 }
             }
             row += left;
         }
     }
-}
 
-impl<W: Operand> Block<'_, W> {
     /// Tiles of `R` rows from `row` on, along all columns.
     #[inline(always)]
-    unsafe fn tiles<S: Simd, const R: usize>(&self, row: usize) {
+    unsafe fn tiles<D: Dot<X = X, W = W>, const R: usize>(&self, row: usize) {
         let Product { n, k, x_stride, w_stride, bias, .. } = *self.product;
         // SAFETY: rows and columns lie inside the block, whose bounds were checked.
         unsafe {
-            let x: [*const f32; R] = std::array::from_fn(|r| self.x.add((row + r) * x_stride));
+            let x: [*const X; R] = std::array::from_fn(|r| self.x.add((row + r) * x_stride));
             let put = |r: usize, column: usize, value: f32| {
                 let bias = bias.map_or(0.0, |bias| bias[column]);
                 *self.out.add((row + r) * n + column) = value + bias;
@@ -156,56 +144,22 @@ impl<W: Operand> Block<'_, W> {
             let mut column = self.columns.start;
             while column + 4 <= self.columns.end {
                 let w: [*const W; 4] = std::array::from_fn(|c| self.w.add((column + c) * w_stride));
-                let sums = dot_tile::<S, W, R, 4>(x, w, k);
+                let sums = dot_tile::<D, R, 4>(x, w, k);
                 for (r, sums) in sums.into_iter().enumerate() {
-                    for (c, sum) in S::sum4(sums).into_iter().enumerate() {
+                    for (c, sum) in D::Sums::sum4(sums).into_iter().enumerate() {
                         put(r, column + c, sum);
                     }
                 }
                 column += 4;
             }
             while column < self.columns.end {
-                let sums = dot_tile::<S, W, R, 1>(x, [self.w.add(column * w_stride)], k);
+                let sums = dot_tile::<D, R, 1>(x, [self.w.add(column * w_stride)], k);
                 for (r, [sum]) in sums.into_iter().enumerate() {
-                    put(r, column, S::sum(sum));
+                    put(r, column, D::Sums::sum(sum));
                 }
                 column += 1;
             }
         }
-    }
-}
-
-/// The lanes of the dot products of `R` rows with `C` rows, `k` long.
-#[inline(always)]
-pub(super) unsafe fn dot_tile<S: Simd, W: Operand, const R: usize, const C: usize>(
-    x: [*const f32; R],
-    w: [*const W; C],
-    k: usize,
-) -> [[S::Vector; C]; R] {
-    // SAFETY: the caller vouches for `k` elements in each row.
-    unsafe {
-        let mut sums = [[S::splat(0.0); C]; R];
-        let mut at = 0;
-        while at + S::LANES <= k {
-            let w: [S::Vector; C] = std::array::from_fn(|c| W::load::<S>(w[c].add(at)));
-            for r in 0..R {
-                let x = S::load(x[r].add(at));
-                for c in 0..C {
-                    sums[r][c] = S::mul_add(x, w[c], sums[r][c]);
-                }
-            }
-            at += S::LANES;
-        }
-        if at < k {
-            let w: [S::Vector; C] = std::array::from_fn(|c| W::load_part::<S>(w[c].add(at), k - at));
-            for r in 0..R {
-                let x = S::load_part(x[r].add(at), k - at);
-                for c in 0..C {
-                    sums[r][c] = S::mul_add(x, w[c], sums[r][c]);
-                }
-            }
-        }
-        sums
     }
 }
 
@@ -241,7 +195,7 @@ pub(crate) fn matmul(cx: &Context, [a, b]: [CpuStorage; 2], output: &Spec) -> Re
         starts: &starts,
         bias: None,
     };
-    in_dtype(cx, "matmul", output, |out| product.run(cx, out))
+    in_dtype(cx, "matmul", output, |out| product.run(cx, out, |block| cx.isa.dispatch(block)))
 }
 
 /// The matrix as f32 whose rows each lie without gaps: the storage itself where it is that already.
@@ -276,16 +230,29 @@ pub(crate) fn linear(
     bias: Option<CpuStorage>,
     output: &Spec,
 ) -> Result<CpuStorage> {
-    let x = contiguous_f32(cx, x)?;
-    let weight = super::contiguous(cx, weight)?;
+    let weight = contiguous(cx, weight)?;
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
     let (n, k) = (weight.layout().shape()[0], weight.layout().shape()[1]);
     let m = output.shape[..output.shape.len() - 1].iter().product();
+    let op = "linear";
+    let starts = &[(0, 0)];
+    if weight.dtype() == DType::BF16 && cx.isa.has_pairs() {
+        let x = contiguous(cx, cast::cast(cx, x, DType::BF16)?)?;
+        let (x, w) = (packed::<bf16>(&x), packed::<bf16>(&weight));
+        let product = Product { op, m, n, k, x, x_stride: k, w, w_stride: k, starts, bias };
+        return in_dtype(cx, op, output, |out| {
+            product.run(cx, out, |block| {
+                // It runs: `has_pairs` said so.
+                cx.isa.dispatch_pairs(block);
+            })
+        });
+    }
+    let x = contiguous_f32(cx, x)?;
     let x = packed::<f32>(&x);
-    with_float!("linear", weight.dtype(), W => {
+    with_float!(op, weight.dtype(), W => {
         let w = packed::<W>(&weight);
-        let product = Product { op: "linear", m, n, k, x, x_stride: k, w, w_stride: k, starts: &[(0, 0)], bias };
-        in_dtype(cx, "linear", output, |out| product.run(cx, out))
+        let product = Product { op, m, n, k, x, x_stride: k, w, w_stride: k, starts, bias };
+        in_dtype(cx, op, output, |out| product.run(cx, out, |block| cx.isa.dispatch(block)))
     })
 }

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, PairKernel, Pairs, Simd};
 
 pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -31,6 +31,11 @@ pub(crate) fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 pub(crate) fn with_avx512f<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(crate) fn with_avx512bf16<K: PairKernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512Bf16>()
 }
 
 #[derive(Clone, Copy)]
@@ -234,6 +239,29 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16;
+
+impl Pairs for Avx512Bf16 {
+    type Sums = Avx512;
+    type Vector = __m512bh;
+
+    #[inline(always)]
+    unsafe fn load(from: *const bf16) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const bf16, n: usize) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_maskz_loadu_epi16(u32::MAX >> (32 - n), from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512bh, b: __m512bh, sums: __m512) -> __m512 {
+        unsafe { _mm512_dpbf16_ps(sums, a, b) }
     }
 }
 

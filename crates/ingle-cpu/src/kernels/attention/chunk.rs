@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Attention, CHUNK, Partial, Tile, within};
 use crate::kernels::Pointer;
 use crate::kernels::activation::soft_cap_all;
-use crate::kernels::matmul::{Operand, dot_tile};
+use crate::kernels::matmul::{Operand, Single, dot_tile};
 use crate::kernels::reduce::{max, sum};
 use crate::math;
 use crate::simd::{Kernel, Simd};
@@ -142,13 +142,13 @@ fn dots<S: Simd, C: Operand, const R: usize>(q: &[*const f32], places: &Places<C
     unsafe {
         while at + 4 <= places.len {
             let keys: [*const C; 4] = std::array::from_fn(|c| places.keys[at + c]);
-            for (r, sums) in dot_tile::<S, C, R, 4>(q, keys, width).into_iter().enumerate() {
+            for (r, sums) in dot_tile::<Single<S, C>, R, 4>(q, keys, width).into_iter().enumerate() {
                 scores[r * CHUNK + at..][..4].copy_from_slice(&S::sum4(sums));
             }
             at += 4;
         }
         while at < places.len {
-            for (r, [lanes]) in dot_tile::<S, C, R, 1>(q, [places.keys[at]], width).into_iter().enumerate() {
+            for (r, [lanes]) in dot_tile::<Single<S, C>, R, 1>(q, [places.keys[at]], width).into_iter().enumerate() {
                 scores[r * CHUNK + at] = S::sum(lanes);
             }
             at += 1;

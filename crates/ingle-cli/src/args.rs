@@ -17,8 +17,9 @@ const STYLES: Styles = Styles::styled()
 
 /// Run, serve, fine-tune and train language models on the machine you own.
 ///
-/// A model is a directory as the Hugging Face hub has them: config.json, tokenizer.json, *.safetensors. The
-/// model `demo` is built in, so every command works at once:
+/// A model is a directory as the Hugging Face hub has them: config.json,
+/// tokenizer.json, *.safetensors. The model `demo` is built in, so every command
+/// works at once:
 ///
 ///   ingle generate --prompt "ROMEO:"
 ///   ingle pull Qwen/Qwen3-0.6B

@@ -81,11 +81,18 @@ mod tests {
 
     use super::*;
 
+    /// A callback that counts its calls.
+    fn counting(count: &Arc<AtomicUsize>) -> impl FnOnce() + Send + 'static {
+        let count = count.clone();
+        move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     #[test]
     fn callbacks_run_once_good() {
         let (token, count) = (CancelToken::new(), Arc::new(AtomicUsize::new(0)));
-        let seen = count.clone();
-        let _kept = token.on_cancel(move || drop(seen.fetch_add(1, Ordering::SeqCst)));
+        let _kept = token.on_cancel(counting(&count));
         token.cancel();
         token.clone().cancel();
         assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -95,12 +102,10 @@ mod tests {
     #[test]
     fn late_and_forgotten_callbacks_ugly() {
         let (token, count) = (CancelToken::new(), Arc::new(AtomicUsize::new(0)));
-        let forgotten = count.clone();
-        drop(token.on_cancel(move || drop(forgotten.fetch_add(1, Ordering::SeqCst))));
+        drop(token.on_cancel(counting(&count)));
         token.cancel();
         assert_eq!(count.load(Ordering::SeqCst), 0);
-        let late = count.clone();
-        let _kept = token.on_cancel(move || drop(late.fetch_add(1, Ordering::SeqCst)));
+        let _kept = token.on_cancel(counting(&count));
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 }

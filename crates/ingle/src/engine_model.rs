@@ -20,8 +20,11 @@ use crate::{
     Metrics, ModelInfo, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
 };
 
-/// Jobs started ahead of the one waited for: enough that the engine's batch is always full.
+/// Answers started ahead of the one waited for: enough that the engine's batch is always full.
 const AHEAD: usize = 1024;
+
+/// Bytes of logits that may wait to be read.
+const LOGITS_AHEAD: usize = 256 << 20;
 
 /// A model whose tokens Ingle's own engine computes, on any [`ingle_tensor::Device`].
 pub struct EngineModel {
@@ -217,7 +220,9 @@ impl TextModel for EngineModel {
         let (begin, conclude) = (options.clone(), options.clone());
         let start = move |text: String| self.begin(&text, &begin);
         let finish = move |pending: Result<Pending>| self.conclude(pending?, &conclude);
-        Ok(Box::new(Window::new(texts.into_iter(), AHEAD, start, finish)))
+        let row_bytes = (self.summary.vocab_size * size_of::<f32>()).max(1);
+        let width = (LOGITS_AHEAD / row_bytes).clamp(1, AHEAD);
+        Ok(Box::new(Window::new(texts.into_iter(), width, start, finish)))
     }
 
     fn logits(&self, tokens: Vec<u32>, from: usize) -> Result<Vec<Vec<f32>>> {

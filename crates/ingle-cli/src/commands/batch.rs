@@ -15,9 +15,10 @@ use crate::{Failure, interrupt, output};
 
 /// Continue many prompts together, from a file to JSONL
 ///
-/// The file has one prompt a line, or is JSONL whose objects have `prompt` (or `text`), or `messages` for a
-/// conversation, and may have an `id` that is passed on. Each line of the result holds what `ingle generate
-/// --json` prints, in the order of the prompts; a prompt that fails has an `error` instead of a `text`.
+/// The file has one prompt a line, or is JSONL whose objects have `prompt` (or
+/// `text`), or `messages` for a conversation, and may have an `id` that is passed
+/// on. Each line of the result holds what `ingle generate --json` prints, in the
+/// order of the prompts; a prompt that fails has an `error` instead of a `text`.
 ///
 /// Examples:
 ///   ingle batch prompts.txt --max-tokens 50 --output answers.jsonl

@@ -11,9 +11,10 @@ use crate::{Failure, interrupt, output};
 
 /// Measure prompt processing and generation in tokens per second
 ///
-/// Each row is a test as llama-bench names them: pp512 processes a prompt of 512 tokens, tg128 generates 128
-/// tokens after an empty context; both for each batch size. A row shows the median of several runs after a
-/// warm-up, and their spread.
+/// Each row is a test as llama-bench names them: pp512 processes a prompt of 512
+/// tokens, tg128 generates 128 tokens after an empty context; both for each batch
+/// size. A row shows the median of several runs after a warm-up, and their
+/// spread.
 ///
 /// Example:
 ///   ingle bench --prompt-lengths 128,512 --generate 64 --batch 1,8 --runs 5

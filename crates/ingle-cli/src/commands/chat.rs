@@ -14,9 +14,10 @@ use crate::{Failure, interrupt, output};
 
 /// Converse with a model
 ///
-/// The conversation is kept, and what earlier turns computed is reused. Ctrl-C stops the answer and not the
-/// program; Ctrl-D or /exit leaves. Lines that begin with / are commands: /help lists them. When standard
-/// input is not a terminal, each of its lines is one message.
+/// The conversation is kept, and what earlier turns computed is reused. Ctrl-C
+/// stops the answer and not the program; Ctrl-D or /exit leaves. Lines that begin
+/// with / are commands: /help lists them. When standard input is not a terminal,
+/// each of its lines is one message.
 ///
 /// Examples:
 ///   ingle chat --model Qwen/Qwen3-0.6B --system "Answer in one sentence."

@@ -12,12 +12,14 @@ use crate::input::{Sink, entries, text_of};
 use crate::output::Progress;
 use crate::{Failure, interrupt, output};
 
-/// Say which label fits each text, or what comes next, in one pass and without generating
+/// Say which label fits each text, or what comes next, in one pass and without
+/// generating
 ///
-/// With --labels, each label is scored as the continuation of the text (after a space, unless the text ends
-/// with white space), exactly also where a label is several tokens; the probabilities are relative to the
-/// labels given. With --top, the likeliest next tokens. The file has one text a line, or is JSONL with
-/// `text`; results are JSONL, in the order of the texts.
+/// With --labels, each label is scored as the continuation of the text (after a
+/// space, unless the text ends with white space), exactly also where a label is
+/// several tokens; the probabilities are relative to the labels given. With
+/// --top, the likeliest next tokens. The file has one text a line, or is JSONL
+/// with `text`; results are JSONL, in the order of the texts.
 ///
 /// Examples:
 ///   ingle classify reviews.txt --labels good,bad --template "Review: {text}\nThe review is"

@@ -9,8 +9,8 @@ use crate::{Failure, input, interrupt, output};
 
 /// Continue a prompt, token by token
 ///
-/// The prompt is continued as it stands, without a chat template; to converse, see `ingle chat`. Ctrl-C ends
-/// the answer.
+/// The prompt is continued as it stands, without a chat template; to converse,
+/// see `ingle chat`. Ctrl-C ends the answer.
 ///
 /// Examples:
 ///   ingle generate --prompt "ROMEO:" --max-tokens 200

@@ -8,7 +8,8 @@ use crate::{Failure, output};
 
 /// Print the logits after each token, for comparing with other engines
 ///
-/// JSON: the tokens, and for each position the full row of logits over the vocabulary.
+/// JSON: the tokens, and for each position the full row of logits over the
+/// vocabulary.
 ///
 /// Example:
 ///   ingle logits --tokens 1,2,3 --last 1 --dtype f32

@@ -9,8 +9,9 @@ use crate::{Failure, output};
 
 /// Fetch a model from the Hugging Face hub
 ///
-/// Only the files a model needs are fetched; an interrupted download goes on where it stopped. HF_ENDPOINT,
-/// HF_TOKEN and HF_HOME are honoured. Afterwards the model goes by its name:
+/// Only the files a model needs are fetched; an interrupted download goes on
+/// where it stopped. HF_ENDPOINT, HF_TOKEN and HF_HOME are honoured. Afterwards
+/// the model goes by its name:
 ///
 ///   ingle pull Qwen/Qwen3-0.6B
 ///   ingle chat --model Qwen/Qwen3-0.6B

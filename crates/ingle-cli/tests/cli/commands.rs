@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Every command, once, on the built-in model.
 
-mod common;
-
-use common::{ingle, json, jsonl, stdout};
+use crate::common::{ingle, json, jsonl, stdout};
 
 #[test]
 fn generate_streams_text_good() {

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Wrong usage and bad files: one clear line each, exit code 2 for wrong usage and 1 for failure.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{fails, ingle};
+use crate::common::{fails, ingle};
 use serde_json::Value;
 use tempfile::TempDir;
 

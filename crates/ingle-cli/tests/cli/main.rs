@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The `ingle` command as a person or a script runs it.
+
+mod bad_input;
+mod commands;
+mod common;
+mod pull;

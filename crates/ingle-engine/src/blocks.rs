@@ -366,6 +366,7 @@ impl BlockManager {
             let wanted = wanted.min(most);
             match storage.grow(group, wanted) {
                 Ok(()) => {
+                    tracing::debug!(group, blocks = wanted, "the key-value pool grew");
                     self.refusal = None;
                     pool.blocks.resize_with(wanted, Block::default);
                     pool.free.extend((size as u32..wanted as u32).rev());

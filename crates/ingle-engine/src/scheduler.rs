@@ -10,7 +10,8 @@ use crate::{Error, RequestId};
 /// How much one step may take on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepLimits {
-    /// Tokens computed. Those that decode are always taken; prompts get what they leave, and at least one.
+    /// Tokens computed. Sequences that need one more are always taken; prompts get what they leave, and at least
+    /// one token.
     pub tokens: usize,
     /// Rows of logits.
     pub rows: usize,
@@ -68,18 +69,18 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Sets the chunk of each running sequence for the next step: first one token of each that decodes, then
-    /// prompts that were begun, then new ones. Preempts the youngest when the pool is exhausted.
+    /// Sets the chunk of each running sequence for the next step: first one token of each that needs no more, as
+    /// all that decode, then prompts that were begun, then new ones. Preempts the youngest when the pool is exhausted.
     ///
     /// Returns a sequence that cannot be computed though it has the pool to itself, with the reason.
     pub fn schedule(&mut self, storage: &mut impl Grow) -> Option<(Sequence, Error)> {
         self.step += 1;
-        let decoding = self.running.iter().filter(|sequence| sequence.decodes()).count();
-        let mut budget = Budget { tokens: self.limits.tokens.max(decoding + 1), rows: self.limits.rows };
+        let ready = self.running.iter().filter(|sequence| sequence.is_ready()).count();
+        let mut budget = Budget { tokens: self.limits.tokens.max(ready + 1), rows: self.limits.rows };
         let mut order: Vec<usize> = (0..self.running.len()).collect();
-        // Where there are fewer rows than sequences that decode, they take turns.
+        // Where there are fewer rows than sequences that are ready for one, they take turns.
         order.sort_by_key(|&index| match &self.running[index] {
-            sequence if sequence.decodes() => (0, sequence.last_step),
+            sequence if sequence.is_ready() => (0, sequence.last_step),
             _ => (1, 0),
         });
         for index in order {
@@ -126,6 +127,7 @@ impl Scheduler {
             Some(lease) => {
                 self.blocks.release(lease);
                 self.begun.preemptions += 1;
+                tracing::debug!("a sequence makes room, to be computed again");
                 true
             }
             None => false,
@@ -142,17 +144,18 @@ impl Scheduler {
 
     /// Begins waiting sequences, first come first, as far as there is room. Nobody is preempted for them.
     fn admit(&mut self, budget: &mut Budget, storage: &mut impl Grow) {
-        while self.running.len() < self.limits.sequences {
+        while self.running.len() < self.limits.sequences && budget.tokens > 0 {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             let (mut lease, cached) = self.blocks.admit(&sequence.tokens, sequence.next_row());
             sequence.computed = cached;
             let affordable = budget.affords(&sequence);
             let alone = self.running.is_empty();
-            let mut covered = 0;
-            if affordable > 0 && (alone || self.blocks.has_room(&lease, sequence.tokens.len())) {
-                covered = self.blocks.reserve(&mut lease, cached, cached + affordable, storage);
-            }
-            if covered <= cached && !alone {
+            let fits = alone || self.blocks.has_room(&lease, sequence.tokens.len());
+            let end = cached + affordable;
+            let covered = if fits { self.blocks.reserve(&mut lease, cached, end, storage) } else { 0 };
+            // One that is ready, while there is no row left, is begun all the same: its turn will come.
+            let begins = fits && (covered > cached || affordable == 0);
+            if !begins && !alone {
                 self.blocks.release(lease);
                 sequence.computed = 0;
                 self.waiting.push_front(sequence);
@@ -163,8 +166,10 @@ impl Scheduler {
                 self.begun.prompt_tokens += sequence.prompt_tokens;
                 self.begun.cached_tokens += cached;
             }
-            sequence.chunk = covered.min(cached + affordable).saturating_sub(cached);
-            sequence.last_step = self.step;
+            sequence.chunk = covered.min(end).saturating_sub(cached);
+            if sequence.chunk > 0 {
+                sequence.last_step = self.step;
+            }
             self.blocks.register(&mut lease, &sequence.tokens, cached + sequence.chunk);
             sequence.lease = Some(lease);
             budget.pay(&sequence);
@@ -210,12 +215,10 @@ impl Scheduler {
                 index += 1;
             }
         }
-        for sequence in std::mem::take(&mut self.waiting) {
-            if ended(&sequence) {
-                taken.push(sequence);
-            } else {
-                self.waiting.push_back(sequence);
-            }
+        if self.waiting.iter().any(&ended) {
+            let (gone, waiting): (VecDeque<_>, _) = std::mem::take(&mut self.waiting).into_iter().partition(&ended);
+            self.waiting = waiting;
+            taken.extend(gone);
         }
         taken
     }

@@ -66,9 +66,14 @@ impl Sequence {
         self.tokens.len() - self.prompt_tokens
     }
 
-    /// Whether it only awaits its next token.
+    /// Whether one token more is all there is to compute.
+    pub fn is_ready(&self) -> bool {
+        self.computed + 1 == self.end()
+    }
+
+    /// Whether it is past its prompt and awaits its next token.
     pub fn decodes(&self) -> bool {
-        self.generated_tokens() > 0 && self.computed + 1 == self.tokens.len()
+        self.generated_tokens() > 0 && self.is_ready()
     }
 
     /// How many rows of logits this step's chunk gives: those of its last tokens.

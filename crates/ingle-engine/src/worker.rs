@@ -138,6 +138,11 @@ impl Worker {
 }
 
 impl Shared {
+    /// Lets callers see the engine's metrics as they are now.
+    fn show(&self, engine: &Engine) {
+        *lock(&self.metrics) = engine.metrics();
+    }
+
     fn why_stopped(&self) -> Error {
         let error = lock(&self.stopped).clone();
         error.unwrap_or_else(|| Error::Stopped { message: "it has ended".into() })
@@ -235,13 +240,13 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
         // Asleep while there is nothing to do; between steps, only a look.
         if engine.is_idle() {
             match inbox.recv() {
-                Ok(command) => obey(command, &mut engine, clients),
+                Ok(command) => obey(command, &mut engine, clients, shared),
                 Err(mpsc::RecvError) => return Ok(()),
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(command) => obey(command, &mut engine, clients),
+                Ok(command) => obey(command, &mut engine, clients, shared),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => {
                     clients.values().for_each(|client| client.cancel.cancel());
@@ -252,7 +257,7 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
         clients.iter().filter(|(_, client)| client.cancel.is_cancelled()).for_each(|(&id, _)| engine.cancel(id));
 
         engine.step(&mut events)?;
-        *lock(&shared.metrics) = engine.metrics();
+        shared.show(&engine);
         for event in events.drain(..) {
             let (id, last) = (event.id(), event.is_last());
             if let Some(client) = clients.get(&id) {
@@ -265,7 +270,7 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
     }
 }
 
-fn obey(command: Command, engine: &mut Engine, clients: &mut Clients) {
+fn obey(command: Command, engine: &mut Engine, clients: &mut Clients, shared: &Shared) {
     match command {
         Command::Submit { id, request, client } => match engine.submit_as(id, *request) {
             Ok(()) => drop(clients.insert(id, client)),
@@ -273,9 +278,14 @@ fn obey(command: Command, engine: &mut Engine, clients: &mut Clients) {
         },
         Command::ResetMetrics { done } => {
             engine.reset_metrics();
+            shared.show(engine);
             reply(&done, Ok(()));
         }
-        Command::ClearPrefixCache { done } => reply(&done, engine.clear_prefix_cache()),
+        Command::ClearPrefixCache { done } => {
+            let cleared = engine.clear_prefix_cache();
+            shared.show(engine);
+            reply(&done, cleared);
+        }
     }
 }
 

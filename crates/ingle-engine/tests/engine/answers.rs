@@ -216,6 +216,19 @@ fn few_rows_of_logits_a_step_change_nothing_ugly() {
 }
 
 #[test]
+fn sequences_take_turns_where_rows_are_few_good() {
+    let mut engine = engine(EngineOptions { logits_bytes: 4 * VOCAB, ..Default::default() });
+    let ids: Vec<_> = (0..4).map(|i| engine.submit(generate(prompt(i, 5), 50, i)).expect("valid")).collect();
+    let mut events = Vec::new();
+    for _ in 0..40 {
+        engine.step(&mut events).expect("a step");
+    }
+    let count = |id| events.iter().filter(|event: &&Event| event.id() == id).count();
+    let counts: Vec<usize> = ids.into_iter().map(count).collect();
+    assert!(counts.iter().all(|count| (9..=11).contains(count)), "{counts:?}");
+}
+
+#[test]
 fn a_cancelled_request_ends_at_once_and_others_do_not_notice_good() {
     let mut engine = engine(EngineOptions { step_tokens: 8, ..Default::default() });
     let kept = engine.submit(generate(prompt(1, 20), 30, 1)).expect("valid");

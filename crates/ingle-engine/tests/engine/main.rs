@@ -2,6 +2,7 @@
 //! The one loop, end to end, on a tiny model.
 
 mod answers;
+mod interleavings;
 mod refusals;
 mod text;
 mod tiny;

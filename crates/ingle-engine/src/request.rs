@@ -47,7 +47,7 @@ pub struct Generate {
     pub max_tokens: Option<usize>,
     /// How each token is chosen.
     pub sampling: Sampling,
-    /// Tokens that end the answer; they are not part of it: no [`Event::Token`] tells of them.
+    /// Tokens that end the answer: the one that comes is the last token, without text of its own.
     pub stop_tokens: Vec<u32>,
     /// Texts that end the answer; neither they nor what follows is part of its text.
     pub stop_strings: Vec<String>,

@@ -158,6 +158,14 @@ impl Runs {
         }
     }
 
+    /// Rows and columns of the innermost matrix, if it lies column by column.
+    pub(crate) fn transposed(&self) -> Option<[usize; 2]> {
+        match (&self.dims[..], &self.strides[..]) {
+            ([.., rows, columns], [.., 1, stride]) if stride >= rows => Some([*rows, *columns]),
+            _ => None,
+        }
+    }
+
     /// Walks the elements `first .. first + len` of the view in row-major order, run by run.
     pub(crate) fn walk(&self, first: usize, len: usize, mut visit: impl FnMut(Run)) {
         let inner = self.dims.len() - 1;

@@ -14,6 +14,7 @@ pub(crate) trait Number: Element {
     fn narrow(wide: Self::Wide) -> Self;
 
     /// Widens elements of equally long slices.
+    #[inline(always)]
     fn widen_all(from: &[Self], to: &mut [Self::Wide]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = from.widen();
@@ -21,6 +22,7 @@ pub(crate) trait Number: Element {
     }
 
     /// Rounds elements of equally long slices to nearest, ties to even.
+    #[inline(always)]
     fn narrow_all(from: &[Self::Wide], to: &mut [Self]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Self::narrow(*from);
@@ -174,10 +176,12 @@ impl Number for f16 {
         f16::from_f32(wide)
     }
 
+    #[inline(always)]
     fn widen_all(from: &[Self], to: &mut [f32]) {
         from.convert_to_f32_slice(to);
     }
 
+    #[inline(always)]
     fn narrow_all(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
     }
@@ -314,6 +318,7 @@ pub(crate) trait Convert: Number {
     fn from_f32(value: f32) -> Self;
 
     /// [`Convert::from_f32`] of equally long slices.
+    #[inline(always)]
     fn from_f32_all(from: &[f32], to: &mut [Self]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Self::from_f32(*from);
@@ -373,6 +378,7 @@ macro_rules! convert_halves {
                 Self::narrow(value)
             }
 
+            #[inline(always)]
             fn from_f32_all(from: &[f32], to: &mut [Self]) {
                 Self::narrow_all(from, to);
             }

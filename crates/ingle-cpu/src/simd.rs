@@ -188,6 +188,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// [`Simd::sum`] of four vectors, to the bit.
     unsafe fn sum4(v: [Self::Vector; 4]) -> [f32; 4];
 
+    /// Asks for the cache line at an address, which need not be valid.
+    fn prefetch(address: *const u8);
+
     /// `a · b + c` of single elements, rounded as [`Simd::mul_add`] rounds.
     fn mul_add1(a: f32, b: f32, c: f32) -> f32;
 }

@@ -16,7 +16,8 @@ use ingle_tensor::{DType, Error, PagedAttention, Result, Spec};
 use self::chunk::{Chunk, Finish, Merge};
 use super::matmul::Operand;
 use super::rows::packed;
-use super::{Context, Pieces, Pointer, contiguous, contiguous_f32, in_dtype};
+use super::{Context, Pieces, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype};
+use crate::memory::Contents;
 use crate::storage::CpuStorage;
 
 const OP: &str = "paged_attention";
@@ -24,8 +25,12 @@ const OP: &str = "paged_attention";
 /// Positions in a chunk.
 const CHUNK: usize = 256;
 
-/// Rows (tokens times the heads that share a key) in a tile, if a token has not more alone.
-const TILE_ROWS: usize = 24;
+/// The most rows (tokens times the heads that share a key) in a tile, if a token has not more alone.
+const MOST_ROWS: usize = 192;
+
+/// From this number of rows on, a tile's keys and values are widened into one place first: read in turn by
+/// every row, they would otherwise be fetched from far apart each time.
+const GATHERED_ROWS: usize = 12;
 
 /// What one position costs a row, beside its width, in simple steps.
 const COST: usize = 8;
@@ -50,8 +55,11 @@ pub(crate) fn paged_attention(
     };
     let heads = output.shape[1];
     let kv_heads = keys.layout().shape()[1];
-    let group = heads / kv_heads;
-    let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), group)?;
+    // Large tiles share more, as long as every thread gets some.
+    let shared = MOST_ROWS / (heads / kv_heads).max(1);
+    let spread = (output.shape[0] * kv_heads).div_ceil(4 * cx.pool.threads());
+    let most = shared.min(spread).max(1);
+    let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), most)?;
     match keys.dtype() {
         DType::F32 => Attention::<f32>::new(&q, [&keys, &values], table, parameters, tiles).run(cx, output),
         DType::F16 => Attention::<f16>::new(&q, [&keys, &values], table, parameters, tiles).run(cx, output),
@@ -101,19 +109,19 @@ impl Tile {
     }
 }
 
-/// The part of `positions` that lies in chunk `chunk`, counted from `positions`' side.
+/// The part of `positions` that lies in chunk `chunk`.
 fn within(positions: std::ops::Range<usize>, chunk: usize) -> std::ops::Range<usize> {
     let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
     let start = positions.start.max(start);
     start..positions.end.min(end).max(start)
 }
 
-/// Groups the tokens into tiles, and checks every index that will be followed.
+/// Groups the tokens into tiles of at most `most`, and checks every index that will be followed.
 fn tiles(
     table: &Table<'_>,
     parameters: &PagedAttention,
     (sequences, positions): (&[i32], &[i32]),
-    group: usize,
+    most: usize,
 ) -> Result<Vec<Tile>> {
     let block_size = parameters.block_size;
     let index = |value: i32, len: usize| match usize::try_from(value) {
@@ -121,7 +129,6 @@ fn tiles(
         _ => Err(Error::Index { op: OP, index: value.into(), len }),
     };
     let capacity = table.width.saturating_mul(block_size);
-    let most = (TILE_ROWS / group.max(1)).max(1);
     let mut tiles: Vec<Tile> = Vec::new();
     for (token, (&sequence, &position)) in sequences.iter().zip(positions).enumerate() {
         let sequence = index(sequence, table.sequences)?;
@@ -220,8 +227,15 @@ impl<'a, C: Operand> Attention<'a, C> {
             let rows = self.rows(tile);
             let mut total = Partial::new(rows, self.width);
             let mut partial = Partial::new(rows, self.width);
+            // Past the memory limit keys and values are read where they lie.
+            let mut room = if rows < GATHERED_ROWS {
+                None
+            } else {
+                cx.buffer::<f32>(2 * CHUNK * self.width, Contents::Anything).ok()
+            };
             for chunk in tile.chunks() {
-                cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial });
+                let room = room.as_mut().map(elements_mut);
+                cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial, room });
                 cx.isa.dispatch(Merge { tile, group: self.group(), chunk, partial: &partial, total: &mut total });
             }
             cx.isa.dispatch(Finish { attention: self, tile, kv_head, total: &total, out });
@@ -240,7 +254,7 @@ impl<'a, C: Operand> Attention<'a, C> {
         cx.pieces(OP, &mut partials, Pieces { size: 1, cost: CHUNK * self.width }, |unit, partial| {
             let (tile, kv_head, chunk) = units[unit];
             partial[0] = Partial::new(self.rows(tile), self.width);
-            cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial[0] });
+            cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial[0], room: None });
         })?;
         let out = Pointer(out.as_mut_ptr());
         let mut partials = partials.iter();

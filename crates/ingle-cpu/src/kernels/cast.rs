@@ -5,6 +5,7 @@ use ingle_tensor::{DType, Result};
 
 use super::{BLOCK, Context, Pieces, Reader};
 use crate::number::{Convert, Float, Integer, with_float_or_integer, with_number};
+use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
 /// [`ingle_tensor::Op::Cast`].
@@ -27,7 +28,8 @@ fn from_float<From: Float, To: Convert>(cx: &Context, storage: &CpuStorage) -> R
     cx.make::<To>(shape, |out| {
         cx.pieces("cast", out, WORK, |piece, out| {
             let mut scratch = [0.0; BLOCK];
-            To::from_f32_all(reader.block(piece * BLOCK, &mut scratch, out.len()), out);
+            let from = reader.block(piece * BLOCK, &mut scratch, out.len());
+            cx.isa.dispatch(Round { from, to: out });
         })
     })
 }
@@ -44,4 +46,18 @@ fn from_integer<From: Integer, To: Convert>(cx: &Context, storage: &CpuStorage) 
             }
         })
     })
+}
+
+struct Round<'a, To> {
+    from: &'a [f32],
+    to: &'a mut [To],
+}
+
+impl<To: Convert> Kernel for Round<'_, To> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        To::from_f32_all(self.from, self.to);
+    }
 }

@@ -157,16 +157,35 @@ pub(crate) fn argmax(cx: &Context, axis: usize, x: CpuStorage) -> Result<CpuStor
     cx.make::<i32>(&out_shape, |out| {
         cx.pieces("argmax", out, Pieces { size: 1, cost: len }, |element, out| {
             let start = element / inner * len * inner + element % inner;
-            let column = x[start..].iter().step_by(inner).take(len);
-            let mut best = (0, f32::NEG_INFINITY);
-            let mut found = false;
-            for (i, &x) in (0..).zip(column) {
-                if x > best.1 || (!found && !x.is_nan()) {
-                    best = (i, x);
-                    found = true;
-                }
-            }
-            out[0] = best.0;
+            out[0] = if inner == 1 {
+                cx.isa.dispatch(First { x: &x[start..start + len] })
+            } else {
+                let column: Vec<f32> = x[start..].iter().step_by(inner).take(len).copied().collect();
+                cx.isa.dispatch(First { x: &column })
+            };
         })
     })
+}
+
+/// The index of the first largest element.
+struct First<'a> {
+    x: &'a [f32],
+}
+
+impl Kernel for First<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> i32 {
+        const LANES: usize = 64;
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for chunk in self.x.chunks(LANES) {
+            for (largest, x) in lanes.iter_mut().zip(chunk) {
+                *largest = if *x > *largest { *x } else { *largest };
+            }
+        }
+        let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        // Nothing but NaN is not even the least: then the first is as good as any.
+        (0..).zip(self.x).find(|(_, x)| **x == largest).map_or(0, |(i, _)| i)
+    }
 }

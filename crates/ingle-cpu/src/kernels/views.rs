@@ -4,7 +4,7 @@
 use ingle_tensor::{DType, Element, Result, Shape, Spec};
 
 use super::{BLOCK, Context, Pieces, contiguous, elements_mut};
-use crate::layout::{Layout, Runs};
+use crate::layout::{Layout, Run, Runs};
 use crate::memory::Contents;
 use crate::number::{Convert, with_number};
 use crate::storage::CpuStorage;
@@ -60,10 +60,36 @@ fn retyped<T: Element>(cx: &Context, storage: &CpuStorage, shape: &Shape) -> Res
     let mut buffer = cx.buffer::<T>(shape.elements(), Contents::Anything)?;
     let from = storage.raw::<T>();
     let runs = storage.layout().runs();
+    if let Some([rows, columns]) = runs.transposed() {
+        let work = Pieces { size: TRANSPOSED_ROWS * columns, cost: 2 };
+        cx.pieces("copy", elements_mut::<T>(&mut buffer), work, |piece, out| {
+            let first = piece * TRANSPOSED_ROWS;
+            if first % rows + TRANSPOSED_ROWS <= rows {
+                // One run of the first row's elements, which are the first column of what was transposed.
+                runs.walk(first * columns, columns, |run| transpose(&from[run.start..], run, out));
+            } else {
+                copy_runs(from, &runs, first * columns, out);
+            }
+        })?;
+        return Ok(CpuStorage::new(buffer, Layout::contiguous(shape), storage.dtype()));
+    }
     cx.pieces("copy", elements_mut::<T>(&mut buffer), Pieces { size: SIZE, cost: 2 }, |piece, out| {
         copy_runs(from, &runs, piece * SIZE, out);
     })?;
     Ok(CpuStorage::new(buffer, Layout::contiguous(shape), storage.dtype()))
+}
+
+/// Rows of a transposed matrix that are written together: their elements lie side by side where they are read.
+const TRANSPOSED_ROWS: usize = 16;
+
+/// Writes [`TRANSPOSED_ROWS`] rows of the transpose, of which `run` is the first.
+fn transpose<T: Element>(from: &[T], run: Run, out: &mut [T]) {
+    let columns = run.len;
+    for (column, from) in from.chunks(run.stride).take(columns).enumerate() {
+        for (row, element) in from[..TRANSPOSED_ROWS].iter().enumerate() {
+            out[row * columns + column] = *element;
+        }
+    }
 }
 
 /// Copies elements of a view, from `first` on, as many as `out` holds.

@@ -118,6 +118,11 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch(_address: *const u8) {
+        // The intrinsic is not stable in Rust.
+    }
+
+    #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }

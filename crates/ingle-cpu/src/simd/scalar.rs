@@ -102,6 +102,9 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn prefetch(_address: *const u8) {}
+
+    #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
     }

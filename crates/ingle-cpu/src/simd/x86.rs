@@ -137,6 +137,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
@@ -234,6 +239,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
         unsafe { sum4_quarters([fold_to_four(v[0]), fold_to_four(v[1]), fold_to_four(v[2]), fold_to_four(v[3])]) }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

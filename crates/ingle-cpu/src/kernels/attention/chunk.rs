@@ -14,6 +14,12 @@ use crate::simd::{Kernel, Simd};
 /// Vectors of a value's features that are summed at once.
 const VECTORS: usize = 4;
 
+/// The most rows of a tile's part.
+const MOST: usize = 6;
+
+/// How many positions ahead keys and values are asked for: they lie too far apart for the machine to guess.
+const AHEAD: usize = 8;
+
 /// One tile's heads that share `kv_head`, against the positions of one chunk. Fills `partial`; the rows of
 /// tokens that attend to nothing there are left without meaning.
 pub(super) struct Chunk<'a, C> {
@@ -22,83 +28,93 @@ pub(super) struct Chunk<'a, C> {
     pub(super) kv_head: usize,
     pub(super) chunk: usize,
     pub(super) partial: &'a mut Partial,
+    /// Where a chunk's keys and values may be gathered.
+    pub(super) room: Option<&'a mut [f32]>,
 }
 
 impl<C: Operand> Kernel for Chunk<'_, C> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Chunk { attention, tile, kv_head, chunk, partial } = self;
-        let (width, group) = (attention.width, attention.group());
-        let rows = attention.rows(tile);
-        let span = within(tile.all(), chunk);
-        let places = Places::new(attention, tile, kv_head, span.clone());
+    fn run<S: Simd>(mut self) {
+        let span = within(self.tile.all(), self.chunk);
+        let room = self.room.take();
+        let places = Places::new(&self, span.clone());
+        match room {
+            Some(room) => {
+                let gathered = places.gather::<S>(self.attention.width, room);
+                self.compute::<S, f32>(&gathered, span.start);
+            }
+            None => self.compute::<S, C>(&places, span.start),
+        }
+    }
+}
 
-        let q: Vec<*const f32> = (0..rows)
-            .map(|row| {
-                let head = (tile.token + row / group) * attention.heads + kv_head * group + row % group;
-                attention.q[head * width..(head + 1) * width].as_ptr()
-            })
-            .collect();
-        let mut scores = vec![0.0f32; rows * CHUNK];
+impl<C: Operand> Chunk<'_, C> {
+    /// A few rows at a time, so that their scores stay near. Positions count from `origin`.
+    #[inline(always)]
+    fn compute<S: Simd, K: Operand>(&mut self, places: &Places<K>, origin: usize) {
+        let rows = self.attention.rows(self.tile);
+        let mut scores = [0.0f32; MOST * CHUNK];
         let mut row = 0;
         while row < rows {
             let left = (rows - row).min(S::TILE_ROWS);
-            let (q, scores) = (&q[row..row + left], &mut scores[row * CHUNK..]);
             match left {
-                1 => dots::<S, C, 1>(q, &places, width, scores),
-                2 => dots::<S, C, 2>(q, &places, width, scores),
-                3 => dots::<S, C, 3>(q, &places, width, scores),
-                4 => dots::<S, C, 4>(q, &places, width, scores),
-                5 => dots::<S, C, 5>(q, &places, width, scores),
-                _ => dots::<S, C, 6>(q, &places, width, scores),
+                1 => self.rows::<S, K, 1>(row, places, &mut scores, origin),
+                2 => self.rows::<S, K, 2>(row, places, &mut scores, origin),
+                3 => self.rows::<S, K, 3>(row, places, &mut scores, origin),
+                4 => self.rows::<S, K, 4>(row, places, &mut scores, origin),
+                5 => self.rows::<S, K, 5>(row, places, &mut scores, origin),
+                _ => self.rows::<S, K, 6>(row, places, &mut scores, origin),
             }
             row += left;
         }
+    }
 
-        // From here on positions count from the span's start.
-        let seen = |row: usize| {
-            let seen = within(tile.attended(row / group), chunk);
-            seen.start.saturating_sub(span.start)..seen.end.saturating_sub(span.start)
-        };
-        for row in 0..rows {
-            let scores = &mut scores[row * CHUNK..][seen(row)];
+    /// `R` rows from `first` on.
+    #[inline(always)]
+    fn rows<S: Simd, K: Operand, const R: usize>(
+        &mut self,
+        first: usize,
+        places: &Places<K>,
+        scores: &mut [f32],
+        origin: usize,
+    ) {
+        let Chunk { attention, tile, kv_head, chunk, .. } = *self;
+        let (width, group) = (attention.width, attention.group());
+        let partial = &mut *self.partial;
+        let seen: [Range<usize>; R] = std::array::from_fn(|r| {
+            let seen = within(tile.attended((first + r) / group), chunk);
+            seen.start.saturating_sub(origin)..seen.end.saturating_sub(origin)
+        });
+        let q: [*const f32; R] = std::array::from_fn(|r| {
+            let row = first + r;
+            let head = (tile.token + row / group) * attention.heads + kv_head * group + row % group;
+            attention.q[head * width..(head + 1) * width].as_ptr()
+        });
+        // Tokens are in order of position.
+        dots::<S, K, R>(q, places, (width, seen[0].start..seen[R - 1].end), scores);
+
+        for (r, seen) in seen.iter().enumerate() {
+            let scores = &mut scores[r * CHUNK..][seen.clone()];
             for score in scores.iter_mut() {
                 *score *= attention.parameters.scale;
             }
             if let Some(cap) = attention.parameters.soft_cap {
                 soft_cap_all::<S>(scores, cap);
             }
-            partial.max[row] = max(scores);
-            let base = base(partial.max[row]);
+            let largest = max(scores);
+            let base = base(largest);
             for score in scores.iter_mut() {
                 *score = math::exp::<S>(*score - base);
             }
-            partial.sum[row] = sum::<S>(scores);
+            partial.max[first + r] = largest;
+            partial.sum[first + r] = sum::<S>(scores);
         }
 
-        partial.values.fill(0.0);
-        let mut row = 0;
-        while row < rows {
-            let left = (rows - row).min(S::TILE_ROWS);
-            let sums = Sums {
-                weights: &scores[row * CHUNK..(row + left) * CHUNK],
-                places: &places,
-                values: &mut partial.values[row * width..(row + left) * width],
-                width,
-            };
-            let ranges = (row..row + left).map(seen);
-            match left {
-                1 => sums.run::<S, 1>(ranges),
-                2 => sums.run::<S, 2>(ranges),
-                3 => sums.run::<S, 3>(ranges),
-                4 => sums.run::<S, 4>(ranges),
-                5 => sums.run::<S, 5>(ranges),
-                _ => sums.run::<S, 6>(ranges),
-            }
-            row += left;
-        }
+        let values = &mut partial.values[first * width..(first + R) * width];
+        values.fill(0.0);
+        Sums { weights: scores, places, values, width }.run::<S, R>(&seen);
     }
 }
 
@@ -117,42 +133,88 @@ struct Places<C> {
 
 impl<C: Operand> Places<C> {
     #[inline(always)]
-    fn new(attention: &Attention<'_, C>, tile: &Tile, kv_head: usize, span: Range<usize>) -> Self {
-        let Attention { table, parameters, width, kv_heads, .. } = attention;
-        let blocks = &table.blocks[tile.sequence * table.width..][..table.width];
+    fn new(chunk: &Chunk<'_, C>, span: Range<usize>) -> Self {
+        let Attention { table, parameters, width, kv_heads, .. } = chunk.attention;
+        let blocks = &table.blocks[chunk.tile.sequence * table.width..][..table.width];
         let len = span.len();
         let mut places = Places { len, keys: [std::ptr::null(); CHUNK], values: [std::ptr::null(); CHUNK] };
         for (i, position) in span.enumerate() {
             let block = blocks[position / parameters.block_size] as usize;
             let slot = block * parameters.block_size + position % parameters.block_size;
-            let start = (slot * kv_heads + kv_head) * width;
-            places.keys[i] = attention.keys[start..start + width].as_ptr();
-            places.values[i] = attention.values[start..start + width].as_ptr();
+            let start = (slot * kv_heads + chunk.kv_head) * width;
+            places.keys[i] = chunk.attention.keys[start..start + width].as_ptr();
+            places.values[i] = chunk.attention.values[start..start + width].as_ptr();
         }
         places
     }
+
+    /// Keys and values, `width` elements each, widened into `room`.
+    #[inline(always)]
+    fn gather<S: Simd>(&self, width: usize, room: &mut [f32]) -> Places<f32> {
+        let mut gathered = Places { len: self.len, keys: [std::ptr::null(); CHUNK], values: [std::ptr::null(); CHUNK] };
+        let (keys, values) = room.split_at_mut(CHUNK * width);
+        for i in 0..self.len {
+            let sides = [
+                (self.keys[i], &mut keys[i * width..(i + 1) * width], &mut gathered.keys[i]),
+                (self.values[i], &mut values[i * width..(i + 1) * width], &mut gathered.values[i]),
+            ];
+            for (from, to, place) in sides {
+                *place = to.as_ptr();
+                let mut at = 0;
+                // SAFETY: below `dispatch`; both sides hold `width` elements.
+                unsafe {
+                    while at + S::LANES <= width {
+                        S::store(to.as_mut_ptr().add(at), C::load::<S>(from.add(at)));
+                        at += S::LANES;
+                    }
+                    if at < width {
+                        S::store_part(to.as_mut_ptr().add(at), width - at, C::load_part::<S>(from.add(at), width - at));
+                    }
+                }
+            }
+        }
+        gathered
+    }
 }
 
-/// The dot products of `R` queries with all keys; row `r`'s start at `scores[r · CHUNK]`.
+/// The dot products of `R` queries with some of the keys; row `r`'s go to `scores[r · CHUNK]` onwards.
 #[inline(always)]
-fn dots<S: Simd, C: Operand, const R: usize>(q: &[*const f32], places: &Places<C>, width: usize, scores: &mut [f32]) {
-    let q: [*const f32; R] = std::array::from_fn(|r| q[r]);
-    let mut at = 0;
+fn dots<S: Simd, C: Operand, const R: usize>(
+    q: [*const f32; R],
+    places: &Places<C>,
+    (width, positions): (usize, Range<usize>),
+    scores: &mut [f32],
+) {
+    let keys = &places.keys[..places.len];
+    let mut at = positions.start;
     // SAFETY: below `dispatch`; queries and keys hold `width` elements each.
     unsafe {
-        while at + 4 <= places.len {
-            let keys: [*const C; 4] = std::array::from_fn(|c| places.keys[at + c]);
+        while at + 4 <= positions.end {
+            if R * 2 < S::TILE_ROWS {
+                for key in keys.iter().skip(at + AHEAD).take(4) {
+                    prefetch::<S, C>(*key, width);
+                }
+            }
+            let keys: [*const C; 4] = std::array::from_fn(|c| keys[at + c]);
             for (r, sums) in dot_tile::<Single<S, C>, R, 4>(q, keys, width).into_iter().enumerate() {
                 scores[r * CHUNK + at..][..4].copy_from_slice(&S::sum4(sums));
             }
             at += 4;
         }
-        while at < places.len {
-            for (r, [lanes]) in dot_tile::<Single<S, C>, R, 1>(q, [places.keys[at]], width).into_iter().enumerate() {
+        while at < positions.end {
+            for (r, [lanes]) in dot_tile::<Single<S, C>, R, 1>(q, [keys[at]], width).into_iter().enumerate() {
                 scores[r * CHUNK + at] = S::sum(lanes);
             }
             at += 1;
         }
+    }
+}
+
+/// Asks for `len` elements that will be read soon.
+#[inline(always)]
+fn prefetch<S: Simd, C>(from: *const C, len: usize) {
+    for line in (0..len * size_of::<C>()).step_by(64) {
+        S::prefetch(from.cast::<u8>().wrapping_add(line));
     }
 }
 
@@ -169,20 +231,20 @@ struct Sums<'a, C> {
 impl<C: Operand> Sums<'_, C> {
     /// Adds each row's positions in order: alone where only it attends, else beside the others.
     #[inline(always)]
-    fn run<S: Simd, const R: usize>(mut self, ranges: impl Iterator<Item = Range<usize>> + Clone) {
-        let start = ranges.clone().map(|range| range.start).max().unwrap_or(0);
-        let end = ranges.clone().map(|range| range.end).min().unwrap_or(0);
+    fn run<S: Simd, const R: usize>(mut self, seen: &[Range<usize>; R]) {
+        let start = seen.iter().map(|range| range.start).max().unwrap_or(0);
+        let end = seen.iter().map(|range| range.end).min().unwrap_or(0);
         if R == 1 || start >= end {
-            for (row, range) in ranges.enumerate() {
-                self.add::<S, 1>(row, range);
+            for (row, range) in seen.iter().enumerate() {
+                self.add::<S, 1>(row, range.clone());
             }
             return;
         }
-        for (row, range) in ranges.clone().enumerate() {
+        for (row, range) in seen.iter().enumerate() {
             self.add::<S, 1>(row, range.start..start);
         }
         self.add::<S, R>(0, start..end);
-        for (row, range) in ranges.enumerate() {
+        for (row, range) in seen.iter().enumerate() {
             self.add::<S, 1>(row, end..range.end);
         }
     }
@@ -218,14 +280,20 @@ impl<C: Operand> Sums<'_, C> {
         let width = self.width;
         let values = &mut self.values[first * width..(first + R) * width];
         let weights = &self.weights[first * CHUNK..(first + R) * CHUNK];
-        let places = &self.places.values[positions.clone()];
+        let places = &self.places.values[..self.places.len];
         // SAFETY: below `dispatch`; `at` and the vectors from there lie inside `width`, which every row of
         // `values` and every place holds; positions lie inside the chunk.
         unsafe {
             let mut sums: [[S::Vector; V]; R] = std::array::from_fn(|r| {
                 std::array::from_fn(|v| S::load(values.as_ptr().add(r * width + at + v * S::LANES)))
             });
-            for (position, place) in positions.zip(places) {
+            for position in positions {
+                if R * 2 < S::TILE_ROWS
+                    && let Some(soon) = places.get(position + AHEAD)
+                {
+                    prefetch::<S, C>(soon.add(at), V * S::LANES);
+                }
+                let place = places[position];
                 let weights: [S::Vector; R] =
                     std::array::from_fn(|r| S::splat(*weights.get_unchecked(r * CHUNK + position)));
                 let values: [S::Vector; V] = std::array::from_fn(|v| C::load::<S>(place.add(at + v * S::LANES)));

@@ -4,7 +4,18 @@
 //! [`run`] tries a device on every operation of [`crate::Op`], in several shapes (scalars, empty, odd, large),
 //! dtypes, and layouts in memory, and compares each result with [`Reference`], which computes in f64. The
 //! tolerance is not chosen: the reference carries, beside each value, how far a sound f32 computation may
-//! stray from it. Fused operations are compared with the device's own run of their decomposition too.
+//! stray from it. What copies, compares or counts must be exact. Fused operations are compared with the
+//! device's own run of their decomposition too.
+//!
+//! Beyond single operations it asks that:
+//!
+//! - views of views read back right;
+//! - a donated tensor is written in place and nothing else ever is: no clone, no tensor it is a view of, no
+//!   host bytes;
+//! - a row has the same bits whatever is computed beside it, and a token whatever its batch, its prompt's
+//!   chunks, and the blocks of its cache;
+//! - what cannot be computed is refused, without harm to what comes after;
+//! - memory is counted, limited and given back.
 //!
 //! A device's test:
 //!
@@ -75,5 +86,7 @@ pub fn identical(one: &DeviceHandle, other: &DeviceHandle) -> Report {
     report
 }
 
+#[cfg(test)]
+mod reference_tests;
 #[cfg(test)]
 mod tests;

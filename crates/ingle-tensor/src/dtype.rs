@@ -88,3 +88,25 @@ macro_rules! elements {
 }
 
 elements!(f32 => F32, f16 => F16, bf16 => BF16, u8 => U8, i8 => I8, i32 => I32, u32 => U32, i64 => I64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_have_the_size_of_their_dtype_good() {
+        fn of<T: Element>() -> (DType, usize) {
+            (T::DTYPE, size_of::<T>())
+        }
+        let all =
+            [of::<f32>(), of::<f16>(), of::<bf16>(), of::<u8>(), of::<i8>(), of::<i32>(), of::<u32>(), of::<i64>()];
+        assert_eq!(all.map(|(dtype, _)| dtype), DType::ALL);
+        assert!(all.iter().all(|(dtype, size)| dtype.size() == *size));
+    }
+
+    #[test]
+    fn floats_are_the_dtypes_that_are_float_good() {
+        assert_eq!(DType::ALL.into_iter().filter(|dtype| dtype.is_float()).collect::<Vec<_>>(), DType::FLOATS);
+        assert_eq!(DType::ALL.map(|dtype| dtype.to_string()).join(" "), "f32 f16 bf16 u8 i8 i32 u32 i64");
+    }
+}

@@ -112,3 +112,28 @@ pub(crate) fn listed(inputs: &[Spec]) -> String {
     }
     inputs.iter().map(Spec::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_where_and_what_to_do_good() {
+        let error = Error::Memory { device: "cpu", requested: 300, active: 900, limit: 1000 };
+        assert_eq!(
+            error.to_string(),
+            "cpu: 300 bytes more would pass the memory limit (900 of 1000 bytes in use); \
+             raise the limit, or use a smaller context or batch"
+        );
+        let error = Error::Device { op: "linear", device: "cuda", message: "out of registers".into() };
+        assert_eq!(error.to_string(), "linear on cuda: out of registers");
+        let error = Error::Index { op: "take_rows", index: -1, len: 4 };
+        assert_eq!(error.to_string(), "take_rows: index -1 is outside an axis of length 4");
+    }
+
+    #[test]
+    fn operands_that_are_not_there_are_none_ugly() {
+        assert_eq!(listed(&[]), "none");
+        assert_eq!(listed(&[Spec::new([], DType::U8), Spec::new([2, 0], DType::F32)]), "u8[], f32[2, 0]");
+    }
+}

@@ -38,6 +38,8 @@ mod error;
 mod op;
 mod shape;
 mod tensor;
+#[cfg(test)]
+mod tensor_tests;
 
 pub use device::{Device, DeviceHandle, Memory, Storage};
 pub use dtype::{DType, Element};

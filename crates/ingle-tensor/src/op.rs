@@ -9,7 +9,11 @@
 //! `op/decompose.rs` if it is fused, and its cases in the conformance suite.
 
 mod decompose;
+#[cfg(test)]
+mod decompose_tests;
 mod infer;
+#[cfg(test)]
+mod infer_tests;
 
 use crate::{DType, Shape};
 
@@ -64,7 +68,7 @@ pub enum Op {
         /// The shape to reach.
         shape: Shape,
     },
-    /// Join two or more tensors of one dtype along an axis.
+    /// Join one or more tensors of one dtype along an axis.
     Concat {
         /// The axis along which lengths add up.
         axis: usize,
@@ -72,7 +76,8 @@ pub enum Op {
 
     // --- Element by element (primitive) ---
     /// Convert to another dtype. Float to narrower float rounds to nearest even; float to integer truncates
-    /// towards zero and saturates; integer to narrower integer wraps.
+    /// towards zero and saturates, and NaN becomes 0; integer to narrower integer wraps; integer to float
+    /// rounds to nearest, perhaps by way of f32.
     Cast {
         /// The dtype of the result.
         dtype: DType,
@@ -146,7 +151,7 @@ pub enum Op {
     },
     /// `cap · tanh(x / cap)`: squeezes into `(−cap, cap)`.
     SoftCap {
-        /// The bound, greater than 0.
+        /// The bound, finite and greater than 0.
         cap: f32,
     },
     /// Causal attention of a ragged batch over a paged cache (Kwon et al. 2023), with grouped heads.
@@ -174,8 +179,8 @@ pub struct PagedAttention {
     pub soft_cap: Option<f32>,
 }
 
-/// Functions of one tensor. [`UnaryOp::Neg`] and [`UnaryOp::Abs`] take floats and signed integers, the
-/// others floats.
+/// Functions of one tensor. [`UnaryOp::Neg`] and [`UnaryOp::Abs`] take floats and signed integers, which wrap
+/// around at the least one; the others take floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // each name is its own definition
 pub enum UnaryOp {

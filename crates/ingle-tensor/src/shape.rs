@@ -17,6 +17,10 @@ pub struct Shape(SmallVec<[usize; 4]>);
 impl Shape {
     /// How many elements a tensor of this shape has; `None` where the product does not fit a `usize`.
     pub fn checked_elements(&self) -> Option<usize> {
+        // However long the other axes: a product that passes `usize::MAX` on its way to 0 is still 0.
+        if self.0.contains(&0) {
+            return Some(0);
+        }
         self.0.iter().try_fold(1usize, |n, &len| n.checked_mul(len))
     }
 
@@ -52,11 +56,11 @@ impl Shape {
         shape
     }
 
-    /// Row-major strides in elements.
+    /// Row-major strides in elements. (Of a shape without elements they mean nothing, and saturate.)
     pub fn contiguous_strides(&self) -> SmallVec<[usize; 4]> {
         let mut strides = SmallVec::from_elem(1, self.len());
         for axis in (1..self.len()).rev() {
-            strides[axis - 1] = strides[axis] * self.0[axis].max(1);
+            strides[axis - 1] = usize::saturating_mul(strides[axis], self.0[axis].max(1));
         }
         strides
     }
@@ -171,5 +175,8 @@ mod tests {
     fn element_count_overflow_is_seen_ugly() {
         assert_eq!(Shape::from([usize::MAX, 2]).checked_elements(), None);
         assert_eq!(Shape::from([]).checked_elements(), Some(1));
+        let empty = [Shape::from([0, usize::MAX, usize::MAX]), [usize::MAX, usize::MAX, 0].into()];
+        assert_eq!(empty.clone().map(|shape| shape.checked_elements()), [Some(0); 2]);
+        assert_eq!(empty[0].contiguous_strides().as_slice(), [usize::MAX, usize::MAX, 1]);
     }
 }

@@ -52,7 +52,7 @@ impl Case {
     }
 
     /// A seed for the values of each input, which differ from case to case.
-    pub(super) fn seed(&self, input: usize) -> u64 {
+    pub(crate) fn seed(&self, input: usize) -> u64 {
         // FNV-1a over what the case is, so that adding a case changes no other.
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         format!("{self} {input}").bytes().fold(0xcbf2_9ce4_8422_2325, fnv)
@@ -116,12 +116,12 @@ impl Input {
     }
 
     /// The bytes uploaded.
-    pub(super) fn bytes(&self, seed: u64) -> Bytes {
+    pub(crate) fn bytes(&self, seed: u64) -> Bytes {
         self.values.bytes(&self.base, seed)
     }
 
     /// The input on a device: the tensor uploaded, and the view of it that the operation sees.
-    pub(super) fn on(&self, device: &DeviceHandle, bytes: Bytes) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn on(&self, device: &DeviceHandle, bytes: Bytes) -> Result<(Tensor, Tensor)> {
         let base = Tensor::from_bytes(device, bytes, self.base.clone())?;
         let view = self.views.iter().try_fold(base.clone(), |x, view| Tensor::apply(view, vec![x]))?;
         Ok((base, view))

@@ -16,6 +16,8 @@ enum Refusal {
     Unfit,
     /// [`Error::MixedDevices`].
     Mixed,
+    /// [`Error::Memory`] or [`Error::Device`], at once or when the result is read.
+    TooLarge,
     /// [`Error::Index`] or [`Error::Device`], at once or when the result is read; or, where a device cannot
     /// tell, any result at all, but no crash.
     Outside,
@@ -25,7 +27,7 @@ enum Refusal {
 type Attempt = fn(&DeviceHandle) -> Result<Tensor>;
 
 pub(super) fn run(device: &DeviceHandle, report: &mut Report) {
-    let refusals: [(&str, Refusal, Attempt); 22] = [
+    let refusals: [(&str, Refusal, Attempt); 24] = [
         ("no inputs", Refusal::Unfit, |_| Tensor::apply(&Op::Softmax, vec![])),
         ("too many inputs", Refusal::Unfit, |d| Tensor::apply(&Op::Softmax, vec![floats(d, &[2])?, floats(d, &[2])?])),
         ("add of [3] and [4]", Refusal::Unfit, |d| floats(d, &[3])?.add(&floats(d, &[4])?)),
@@ -53,6 +55,8 @@ pub(super) fn run(device: &DeviceHandle, report: &mut Report) {
             let other: DeviceHandle = Arc::new(Reference::new());
             floats(d, &[3])?.add(&floats(&other, &[3])?)
         }),
+        ("more than any memory holds", Refusal::TooLarge, |d| floats(d, &[1])?.broadcast([1 << 60])?.neg()),
+        ("a constant of more than any memory holds", Refusal::TooLarge, |d| floats(d, &[1 << 30, 1 << 30])?.exp()),
         ("take_rows past the end", Refusal::Outside, |d| floats(d, &[4, 2])?.take_rows(&indices(d, &[0, 4])?)),
         ("take_rows before the start", Refusal::Outside, |d| floats(d, &[4, 2])?.take_rows(&indices(d, &[-1])?)),
         ("take_rows of an empty table", Refusal::Outside, |d| floats(d, &[0, 2])?.take_rows(&indices(d, &[0])?)),
@@ -117,6 +121,7 @@ fn refused(device: &DeviceHandle, refusal: Refusal, result: Result<Tensor>) -> R
     match (refusal, &result) {
         (Refusal::Unfit, Err(Error::Shape { .. } | Error::DType { .. } | Error::Arity { .. }))
         | (Refusal::Mixed, Err(Error::MixedDevices { .. }))
+        | (Refusal::TooLarge, Err(Error::Memory { .. } | Error::Device { .. }))
         | (Refusal::Outside, Ok(_) | Err(Error::Index { .. } | Error::Device { .. })) => {}
         (_, found) => return Err(format!("expected a refusal, found {found:?}")),
     }

@@ -43,7 +43,7 @@ struct Stored {
 }
 
 impl Reference {
-    /// A reference device with no memory limit.
+    /// A reference device. It refuses to hold more than 4 GiB unless a limit says otherwise, being for small things.
     pub fn new() -> Self {
         Self::default()
     }
@@ -185,11 +185,15 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The limit where none is set.
+    const LIMIT: usize = 1 << 32;
+
     fn claim(ledger: &Arc<Ledger>, bytes: usize) -> Result<Claim> {
         let mut account = ledger.lock();
         let active = account.memory.active;
         let wanted = active.saturating_add(bytes);
-        if let Some(limit) = account.limit.filter(|&limit| wanted > limit) {
+        let limit = account.limit.unwrap_or(Self::LIMIT);
+        if wanted > limit {
             return Err(Error::Memory { device: "reference", requested: bytes, active, limit });
         }
         account.memory.active = wanted;

@@ -24,7 +24,8 @@ impl Op {
             }
             Op::Reshape { shape } => {
                 let [x] = rule.inputs()?;
-                rule.shape_if(shape.checked_elements() == x.shape.checked_elements(), || {
+                let elements = shape.checked_elements();
+                rule.shape_if(elements.is_some() && elements == x.shape.checked_elements(), || {
                     format!("as many elements as {shape} has")
                 })?;
                 Ok(Spec::new(shape, x.dtype))
@@ -56,7 +57,7 @@ impl Op {
             Op::Concat { axis } => rule.concat(*axis),
             Op::Cast { dtype } => {
                 let [x] = rule.inputs()?;
-                Ok(Spec::new(&x.shape, *dtype))
+                rule.sized(Spec::new(&x.shape, *dtype))
             }
             Op::Unary(UnaryOp::Neg | UnaryOp::Abs) => {
                 let [x] = rule.inputs()?;
@@ -72,7 +73,7 @@ impl Op {
             Op::SoftCap { cap } => {
                 let [x] = rule.inputs()?;
                 rule.floats(&[x])?;
-                rule.shape_if(*cap > 0.0, "a cap greater than 0")?;
+                rule.shape_if(*cap > 0.0 && cap.is_finite(), "a finite cap greater than 0")?;
                 Ok(x.clone())
             }
             Op::Binary(op) => {
@@ -105,14 +106,14 @@ impl Op {
                 rule.floats(&[x])?;
                 let len = rule.axis_length(x, *axis)?;
                 rule.shape_if(len > 0, "a non-empty axis")?;
-                Ok(Spec::new(x.shape.with_axis(*axis, 1), DType::I32))
+                rule.sized(Spec::new(x.shape.with_axis(*axis, 1), DType::I32))
             }
             Op::MatMul => rule.matmul(),
             Op::TakeRows => {
                 let [table, index] = rule.inputs()?;
                 rule.index(index)?;
                 rule.shape_if(!table.shape.is_empty(), "a table of rows")?;
-                Ok(Spec::new(table.shape.with_axis(0, index.shape[0]), table.dtype))
+                rule.sized(Spec::new(table.shape.with_axis(0, index.shape[0]), table.dtype))
             }
             Op::WriteRows => {
                 let [target, rows, index] = rule.inputs()?;
@@ -146,7 +147,8 @@ impl Op {
                     attention.block_size > 0 && attention.window != Some(0),
                     "a block and a window of at least 1",
                 )?;
-                rule.shape_if(attention.soft_cap.is_none_or(|cap| cap > 0.0), "a soft cap greater than 0")?;
+                let soft_cap = attention.soft_cap.unwrap_or(1.0);
+                rule.shape_if(soft_cap > 0.0 && soft_cap.is_finite(), "a finite soft cap greater than 0")?;
                 rule.paged_attention(attention.block_size)
             }
         }
@@ -201,7 +203,7 @@ impl<'a> Rule<'a> {
         Err(Error::DType { op: self.op, expected: expected.say(), found: listed(self.inputs) })
     }
 
-    /// Refuses a result with more elements than an address space has bytes.
+    /// Refuses a result with more bytes than an address space.
     fn sized(&self, spec: Spec) -> Result<Spec> {
         let bytes = spec.shape.checked_elements().and_then(|n| n.checked_mul(spec.dtype.size()));
         self.shape_if(bytes.is_some_and(|n| n <= isize::MAX as usize), || {

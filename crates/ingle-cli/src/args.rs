@@ -93,7 +93,7 @@ pub struct SamplingArgs {
     pub temperature: Option<f32>,
 
     /// Keep the likeliest tokens that together have this probability; 1 keeps all
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, 1.0))]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, f32::MIN_POSITIVE, 1.0))]
     pub top_p: Option<f32>,
 
     /// Keep this many of the likeliest tokens; 0 keeps all
@@ -184,6 +184,7 @@ fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
     let range = match (least, most) {
         (0.0, f32::MAX) => "of at least 0".to_owned(),
         (f32::MIN_POSITIVE, f32::MAX) => "greater than 0".to_owned(),
+        (f32::MIN_POSITIVE, most) => format!("greater than 0 and at most {most}"),
         (f32::MIN, f32::MAX) => "that is finite".to_owned(),
         _ => format!("from {least} to {most}"),
     };

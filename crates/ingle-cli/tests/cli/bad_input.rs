@@ -192,6 +192,7 @@ fn values_out_of_range_are_wrong_usage_bad() {
         ("--temperature", "nan"),
         ("--temperature", "-1"),
         ("--top-p", "1.5"),
+        ("--top-p", "0"),
         ("--min-p", "nan"),
         ("--repetition-penalty", "0"),
         ("--max-tokens", "0"),

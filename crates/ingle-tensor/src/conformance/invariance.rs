@@ -30,11 +30,17 @@ pub(super) fn run(device: &DeviceHandle, report: &mut Report) {
             let inputs: Vec<String> = rows.inputs.iter().map(ToString::to_string).collect();
             report.property(AREA, format!("{:?} of {}", rows.op, inputs.join(", ")), holds);
         }
-        for (window, soft_cap, width) in
-            [(None, None, 16), (Some(1), Some(5.0), 64), (Some(7), None, 80), (Some(20), Some(5.0), 33)]
-        {
-            let parameters = PagedAttention { block_size: 8, scale: 0.25, window, soft_cap };
-            let story = Conversation { queries: dtype, cache: weights, width, parameters };
+        // The last ones reach past whatever a kernel takes in at once.
+        for (window, soft_cap, width, lengths) in [
+            (None, None, 16, [45, 1, 18]),
+            (Some(1), Some(5.0), 64, [45, 1, 18]),
+            (Some(7), None, 80, [45, 1, 18]),
+            (Some(20), Some(5.0), 33, [45, 1, 18]),
+            (None, None, 8, [150, 1, 66]),
+            (Some(130), None, 8, [150, 1, 66]),
+        ] {
+            let parameters = PagedAttention { block_size: BLOCK, scale: 0.25, window, soft_cap };
+            let story = Conversation { queries: dtype, cache: weights, width, parameters, lengths };
             let holds = story.hold(device).map_err(|e| e.to_string()).and_then(|x| x);
             report.property(ATTENTION, format!("{story:?}"), holds);
         }
@@ -131,14 +137,14 @@ struct Conversation {
     cache: DType,
     width: usize,
     parameters: PagedAttention,
+    /// Positions of each sequence.
+    lengths: [usize; 3],
 }
 
-/// Positions of each sequence.
-const LENGTHS: [usize; 3] = [45, 1, 18];
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
-/// Blocks of eight in the cache, of which the sequences need 10.
-const BLOCKS: usize = 16;
+/// Slots in a block.
+const BLOCK: usize = 8;
 
 /// A token: its sequence and its position there.
 type Token = (usize, usize);
@@ -148,19 +154,23 @@ type Answer = (Token, Vec<u8>);
 
 /// Where the blocks of each sequence lie, and what the cache holds before anything is written.
 struct Layout {
-    table: Vec<Vec<usize>>,
+    table: [Vec<usize>; 3],
+    blocks: usize,
     filler: f64,
 }
 
 impl Layout {
-    fn new(seed: u64, filler: f64) -> Layout {
-        let mut free = shuffled(seed, BLOCKS).into_iter();
-        let table = LENGTHS.iter().map(|len| free.by_ref().take(len.div_ceil(8)).collect()).collect();
-        Layout { table, filler }
+    /// Scatters the sequences' blocks over a cache that has six more.
+    fn new(seed: u64, lengths: [usize; 3], filler: f64) -> Layout {
+        let needed = lengths.map(|len| len.div_ceil(BLOCK));
+        let blocks = needed.iter().sum::<usize>() + 6;
+        let mut free = shuffled(seed, blocks).into_iter();
+        let table = needed.map(|count| free.by_ref().take(count).collect());
+        Layout { table, blocks, filler }
     }
 
     fn slot(&self, (sequence, position): Token) -> usize {
-        self.table[sequence][position / 8] * 8 + position % 8
+        self.table[sequence][position / BLOCK] * BLOCK + position % BLOCK
     }
 }
 
@@ -209,7 +219,7 @@ impl Conversation {
         steps: &[Vec<Token>],
         only: &[usize],
     ) -> Result<Vec<Answer>> {
-        let empty = || Tensor::full(device, [BLOCKS * 8, KV_HEADS, self.width], self.cache, layout.filler);
+        let empty = || Tensor::full(device, [layout.blocks * BLOCK, KV_HEADS, self.width], self.cache, layout.filler);
         let mut cache = [empty()?, empty()?];
         let row = HEADS * self.width * self.queries.size();
         let mut results = vec![];
@@ -222,21 +232,22 @@ impl Conversation {
     }
 
     fn hold(&self, device: &DeviceHandle) -> Result<Result<(), String>> {
-        let all: Vec<Token> = (0..3).flat_map(|s| (0..LENGTHS[s]).map(move |p| (s, p))).collect();
-        let layout = Layout::new(1, 0.0);
+        let lengths = self.lengths;
+        let all: Vec<Token> = (0..3).flat_map(|s| (0..lengths[s]).map(move |p| (s, p))).collect();
+        let layout = Layout::new(1, lengths, 0.0);
         let everyone = [0, 1, 2];
         let whole = self.play(device, &layout, std::slice::from_ref(&all), &everyone)?;
 
         let one_by_one: Vec<Vec<Token>> = all.iter().map(|&token| vec![token]).collect();
         let chunks: Vec<Vec<Token>> = all.chunks(7).map(<[Token]>::to_vec).collect();
         // Decoding: one token of each sequence at a time, as long as there are any.
-        let at = |position: usize| (0..3).filter(move |&s| position < LENGTHS[s]).map(move |s| (s, position));
-        let together: Vec<Vec<Token>> = (0..45).map(|position| at(position).collect()).collect();
+        let at = |position: usize| (0..3).filter(move |&s| position < lengths[s]).map(move |s| (s, position));
+        let together: Vec<Vec<Token>> = (0..lengths[0]).map(|position| at(position).collect()).collect();
         let backwards = {
             let order = shuffled(3, 3);
-            vec![order.into_iter().flat_map(|s| (0..LENGTHS[s]).map(move |p| (s, p))).collect()]
+            vec![order.into_iter().flat_map(|s| (0..lengths[s]).map(move |p| (s, p))).collect()]
         };
-        let elsewhere = Layout::new(2, 3.0);
+        let elsewhere = Layout::new(2, lengths, 3.0);
         for (how, layout, steps) in [
             ("token by token", &layout, &one_by_one),
             ("one token of each sequence at a time", &layout, &together),

@@ -9,11 +9,12 @@
 //! The tokens of a tile stand next to each other in one sequence and share the loads of keys and values.
 
 mod chunk;
+mod rows;
 
 use half::{bf16, f16};
 use ingle_tensor::{DType, Error, PagedAttention, Result, Spec};
 
-use self::chunk::{Chunk, Finish, Merge};
+use self::chunk::Side;
 use super::matmul::Operand;
 use super::rows::packed;
 use super::{Context, Pieces, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype};
@@ -201,10 +202,6 @@ impl<'a, C: Operand> Attention<'a, C> {
         self.heads / self.kv_heads
     }
 
-    fn rows(&self, tile: &Tile) -> usize {
-        tile.tokens * self.group()
-    }
-
     fn run(&self, cx: &Context, output: &Spec) -> Result<CpuStorage> {
         in_dtype(cx, OP, output, |out| {
             let units = self.tiles.len() * self.kv_heads;
@@ -223,49 +220,46 @@ impl<'a, C: Operand> Attention<'a, C> {
         let positions: usize = self.tiles.iter().map(|tile| tile.tokens * tile.all().len()).sum();
         let cost = positions * self.heads * (self.width + COST);
         cx.parallel(OP, (self.tiles.len() * self.kv_heads, cost), |unit| {
-            let (tile, kv_head) = (&self.tiles[unit / self.kv_heads], unit % self.kv_heads);
-            let rows = self.rows(tile);
-            let mut total = Partial::new(rows, self.width);
-            let mut partial = Partial::new(rows, self.width);
+            let tile = &self.tiles[unit / self.kv_heads];
+            let side = Side { attention: self, tile, kv_head: unit % self.kv_heads };
+            let mut total = Partial::new(side.rows(), self.width);
+            let mut partial = total.clone();
             // Past the memory limit keys and values are read where they lie.
-            let mut room = if rows < GATHERED_ROWS {
+            let mut room = if side.rows() < GATHERED_ROWS {
                 None
             } else {
                 cx.buffer::<f32>(2 * CHUNK * self.width, Contents::Anything).ok()
             };
             for chunk in tile.chunks() {
-                let room = room.as_mut().map(elements_mut);
-                cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial, room });
-                cx.isa.dispatch(Merge { tile, group: self.group(), chunk, partial: &partial, total: &mut total });
+                side.chunk(cx, chunk, &mut partial, room.as_mut().map(elements_mut));
+                side.merge(cx, chunk, &partial, &mut total);
             }
-            cx.isa.dispatch(Finish { attention: self, tile, kv_head, total: &total, out });
+            side.finish(cx, &total, out);
         })
     }
 
     /// Chunks on several threads, merged afterwards: for few tokens with long contexts.
     fn by_chunk(&self, cx: &Context, out: &mut [f32]) -> Result<()> {
-        let mut units = Vec::new();
-        for tile in &self.tiles {
-            for kv_head in 0..self.kv_heads {
-                units.extend(tile.chunks().map(|chunk| (tile, kv_head, chunk)));
-            }
-        }
+        let sides = || {
+            self.tiles
+                .iter()
+                .flat_map(|tile| (0..self.kv_heads).map(move |kv_head| Side { attention: self, tile, kv_head }))
+        };
+        let units: Vec<_> = sides().flat_map(|side| side.tile.chunks().map(move |chunk| (side, chunk))).collect();
         let mut partials = vec![Partial::default(); units.len()];
         cx.pieces(OP, &mut partials, Pieces { size: 1, cost: CHUNK * self.width }, |unit, partial| {
-            let (tile, kv_head, chunk) = units[unit];
-            partial[0] = Partial::new(self.rows(tile), self.width);
-            cx.isa.dispatch(Chunk { attention: self, tile, kv_head, chunk, partial: &mut partial[0], room: None });
+            let (side, chunk) = units[unit];
+            partial[0] = Partial::new(side.rows(), self.width);
+            side.chunk(cx, chunk, &mut partial[0], None);
         })?;
         let out = Pointer(out.as_mut_ptr());
         let mut partials = partials.iter();
-        for tile in &self.tiles {
-            for kv_head in 0..self.kv_heads {
-                let mut total = Partial::new(self.rows(tile), self.width);
-                for (chunk, partial) in tile.chunks().zip(&mut partials) {
-                    cx.isa.dispatch(Merge { tile, group: self.group(), chunk, partial, total: &mut total });
-                }
-                cx.isa.dispatch(Finish { attention: self, tile, kv_head, total: &total, out });
+        for side in sides() {
+            let mut total = Partial::new(side.rows(), self.width);
+            for (chunk, partial) in side.tile.chunks().zip(&mut partials) {
+                side.merge(cx, chunk, partial, &mut total);
             }
+            side.finish(cx, &total, out);
         }
         Ok(())
     }

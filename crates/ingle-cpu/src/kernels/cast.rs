@@ -13,23 +13,26 @@ pub(crate) fn cast(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<Cp
     if storage.dtype() == dtype {
         return Ok(storage);
     }
-    with_number!(dtype, To => {
-        with_float_or_integer!(storage.dtype(),
-            From => from_float::<From, To>(cx, &storage),
-            From => from_integer::<From, To>(cx, &storage))
-    })
+    with_float_or_integer!(storage.dtype(),
+        From => with_float_or_integer!(dtype,
+            To => from_float::<From, To>(cx, &storage, |from, to| cx.isa.dispatch(Round { from, to })),
+            To => from_float::<From, To>(cx, &storage, To::from_f32_all)),
+        From => with_number!(dtype, To => from_integer::<From, To>(cx, &storage)))
 }
 
 const WORK: Pieces = Pieces { size: BLOCK, cost: 1 };
 
-fn from_float<From: Float, To: Convert>(cx: &Context, storage: &CpuStorage) -> Result<CpuStorage> {
+fn from_float<From: Float, To: Convert>(
+    cx: &Context,
+    storage: &CpuStorage,
+    convert: impl Fn(&[f32], &mut [To]) + Sync,
+) -> Result<CpuStorage> {
     let shape = storage.layout().shape();
     let reader = Reader::<From>::new(storage, shape);
     cx.make::<To>(shape, |out| {
         cx.pieces("cast", out, WORK, |piece, out| {
             let mut scratch = [0.0; BLOCK];
-            let from = reader.block(piece * BLOCK, &mut scratch, out.len());
-            cx.isa.dispatch(Round { from, to: out });
+            convert(reader.block(piece * BLOCK, &mut scratch, out.len()), out);
         })
     })
 }
@@ -53,11 +56,11 @@ struct Round<'a, To> {
     to: &'a mut [To],
 }
 
-impl<To: Convert> Kernel for Round<'_, To> {
+impl<To: Float> Kernel for Round<'_, To> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        To::from_f32_all(self.from, self.to);
+        To::narrow_all(self.from, self.to);
     }
 }

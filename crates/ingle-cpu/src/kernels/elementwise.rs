@@ -113,14 +113,24 @@ impl Kernel for Map<'_> {
 /// [`ingle_tensor::Op::Binary`].
 pub(crate) fn binary(cx: &Context, op: BinaryOp, [a, b]: [CpuStorage; 2], shape: &Shape) -> Result<CpuStorage> {
     let name = Op::Binary(op).name();
-    with_number!(a.dtype(), T => {
-        let reader = Reader::<T>::new(&b, shape);
-        update::<T>(cx, name, (a, shape), WORK, |first, a| {
-            let mut scratch = [<T as Number>::Wide::default(); BLOCK];
-            let b = reader.block(first, &mut scratch, a.len());
-            cx.isa.dispatch(Zip { op, a, b });
-        })
-    })
+    with_float_or_integer!(a.dtype(),
+        T => {
+            let reader = Reader::<T>::new(&b, shape);
+            update::<T>(cx, name, (a, shape), WORK, |first, a| {
+                let mut scratch = [0.0; BLOCK];
+                let b = reader.block(first, &mut scratch, a.len());
+                cx.isa.dispatch(Zip { op, a, b });
+            })
+        },
+        T => {
+            let reader = Reader::<T>::new(&b, shape);
+            update::<T>(cx, name, (a, shape), WORK, |first, a| {
+                let mut scratch = [T::default(); BLOCK];
+                let b = reader.block(first, &mut scratch, a.len());
+                Zip { op, a, b }.apply();
+            })
+        }
+    )
 }
 
 /// `a ← op(a, b)`.
@@ -130,11 +140,18 @@ struct Zip<'a, W> {
     b: &'a [W],
 }
 
-impl<W: Arithmetic> Kernel for Zip<'_, W> {
+impl Kernel for Zip<'_, f32> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
+        self.apply();
+    }
+}
+
+impl<W: Arithmetic> Zip<'_, W> {
+    #[inline(always)]
+    fn apply(self) {
         macro_rules! each {
             ($method:ident) => {
                 for (a, b) in self.a.iter_mut().zip(self.b) {

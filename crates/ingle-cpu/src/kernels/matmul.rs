@@ -120,10 +120,12 @@ impl<X: Element, W: Element> Block<'_, X, W> {
                 match left {
                     1 => self.tiles::<D, 1>(row),
                     2 => self.tiles::<D, 2>(row),
-                    3 => self.tiles::<D, 3>(row),
-                    4 => self.tiles::<D, 4>(row),
-                    5 => self.tiles::<D, 5>(row),
-                    _ => self.tiles::<D, 6>(row),
+                    3 if const { D::Sums::TILE_ROWS > 2 } => self.tiles::<D, 3>(row),
+                    4 if const { D::Sums::TILE_ROWS > 3 } => self.tiles::<D, 4>(row),
+                    5 if const { D::Sums::TILE_ROWS > 3 } => self.tiles::<D, 5>(row),
+                    _ if const { D::Sums::TILE_ROWS > 3 } => self.tiles::<D, 6>(row),
+                    // No tile has more rows than the registers hold.
+                    _ => {}
                 }
             }
             row += left;

@@ -49,21 +49,19 @@ pub(in crate::kernels) unsafe fn dot_tile<D: Dot, const R: usize, const C: usize
         let mut sums = [[D::Sums::splat(0.0); C]; R];
         let mut at = 0;
         while at + D::STEP <= k {
-            let w: [D::WVector; C] = std::array::from_fn(|c| D::w(w[c].add(at)));
-            for r in 0..R {
-                let x = D::x(x[r].add(at));
-                for c in 0..C {
-                    sums[r][c] = D::mul_add(x, w[c], sums[r][c]);
+            for c in 0..C {
+                let w = D::w(w[c].add(at));
+                for r in 0..R {
+                    sums[r][c] = D::mul_add(D::x(x[r].add(at)), w, sums[r][c]);
                 }
             }
             at += D::STEP;
         }
         if at < k {
-            let w: [D::WVector; C] = std::array::from_fn(|c| D::w_part(w[c].add(at), k - at));
-            for r in 0..R {
-                let x = D::x_part(x[r].add(at), k - at);
-                for c in 0..C {
-                    sums[r][c] = D::mul_add(x, w[c], sums[r][c]);
+            for c in 0..C {
+                let w = D::w_part(w[c].add(at), k - at);
+                for r in 0..R {
+                    sums[r][c] = D::mul_add(D::x_part(x[r].add(at), k - at), w, sums[r][c]);
                 }
             }
         }

@@ -237,3 +237,37 @@ impl Device for CpuDevice {
         self.cx.memory.clear_cache();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_choose_threads_and_instruction_set_good() -> Result<()> {
+        let device = CpuDevice::new(CpuOptions { threads: Some(3), isa: Some(Isa::Scalar) })?;
+        assert_eq!((device.threads(), device.isa()), (3, Isa::Scalar));
+        assert!(device.description().contains("scalar, 3 threads"), "{}", device.description());
+        assert!(CpuDevice::new(CpuOptions::default())?.threads() >= 1);
+        for isa in Isa::available() {
+            assert_eq!(named(isa.name())?, isa);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_instruction_set_the_machine_lacks_is_refused_bad() {
+        let elsewhere = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+        let refused = CpuDevice::new(CpuOptions { threads: None, isa: Some(elsewhere) }).map(|_| ());
+        let message = refused.map_err(|error| error.to_string());
+        assert_eq!(message, Err(format!("start on cpu: this machine has no {elsewhere}; choose among {}", known())));
+    }
+
+    #[test]
+    fn an_unknown_instruction_set_is_refused_bad() {
+        for name in ["sse9", "", "AVX2"] {
+            let message = named(name).map_err(|error| error.to_string());
+            let expected = format!("INGLE_CPU={name} names no instruction set; choose among {}", known());
+            assert_eq!(message, Err(format!("start on cpu: {expected}")));
+        }
+    }
+}

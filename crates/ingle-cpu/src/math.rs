@@ -80,7 +80,8 @@ pub(crate) fn tanh<S: Simd>(x: f32) -> f32 {
             -0.005_704_978_480_935_097,
         ],
     );
-    let near = S::mul_add1(x * square, p, x);
+    // The sign is for −0, which the sum loses.
+    let near = S::mul_add1(x * square, p, x).copysign(x);
     let far = (1.0 - 2.0 / (exp::<S>(2.0 * size) + 1.0)).copysign(x);
     if size < 0.625 { near } else { far }
 }
@@ -118,4 +119,84 @@ pub(crate) fn erf<S: Simd>(x: f32) -> f32 {
     );
     let far = (1.0 - exp::<S>(-q)).copysign(x);
     if size < 0.94 { near } else { far }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel};
+
+    /// A function of this module, to be run on every instruction set.
+    struct Each<'a> {
+        name: &'static str,
+        x: &'a mut [f32],
+    }
+
+    impl Kernel for Each<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            for x in self.x {
+                *x = match self.name {
+                    "exp" => exp::<S>(*x),
+                    "sigmoid" => sigmoid::<S>(*x),
+                    "tanh" => tanh::<S>(*x),
+                    _ => erf::<S>(*x),
+                };
+            }
+        }
+    }
+
+    fn every(name: &'static str, x: &[f32], check: impl Fn(f32, f32, Isa)) {
+        for isa in Isa::available() {
+            let mut y = x.to_vec();
+            isa.dispatch(Each { name, x: &mut y });
+            x.iter().zip(y).for_each(|(x, y)| check(*x, y, isa));
+        }
+    }
+
+    #[test]
+    fn functions_are_within_three_ulps_good() {
+        let x: Vec<f32> = (-80_000..80_000).map(|i| i as f32 / 1000.0).chain((0..60).map(|i| 0.5f32.powi(i))).collect();
+        for (name, exact) in
+            [("exp", f64::exp as fn(f64) -> f64), ("sigmoid", |x| 1.0 / (1.0 + (-x).exp())), ("tanh", f64::tanh)]
+        {
+            every(name, &x, |x, y, isa| {
+                let exact = exact(x.into());
+                let ulp = exact.abs() * 2f64.powi(-23);
+                assert!((f64::from(y) - exact).abs() <= 3.0 * ulp, "{isa}: {name}({x}) = {y}, not {exact}");
+            });
+        }
+    }
+
+    #[test]
+    fn functions_at_their_ends_ugly() {
+        let ends = [f32::NEG_INFINITY, -1e30, -104.5, -0.0, 0.0, 88.8, 1e30, f32::INFINITY];
+        every("exp", &ends, |x, y, _| {
+            let exact = f64::from(x).exp() as f32;
+            assert!(y == exact, "exp({x}) = {y}, not {exact}");
+        });
+        every("tanh", &ends, |x, y, _| assert_eq!(y.to_bits(), x.tanh().to_bits(), "tanh({x}) = {y}"));
+        every("erf", &ends, |x, y, _| {
+            let exact = if x == 0.0 { x } else { x.signum() };
+            assert_eq!(y.to_bits(), exact.to_bits(), "erf({x}) = {y}");
+        });
+        for name in ["exp", "sigmoid", "tanh", "erf"] {
+            every(name, &[f32::NAN], |_, y, _| assert!(y.is_nan(), "{name}(NaN) = {y}"));
+        }
+    }
+
+    #[test]
+    fn erf_has_its_known_values_good() {
+        // Abramowitz & Stegun, table 7.1.
+        let known = [(0.1, 0.112_462_916), (0.5, 0.520_499_878), (0.93, 0.811_563_559), (0.95, 0.820_890_807)];
+        let known = known.into_iter().chain([(1.0, 0.842_700_793), (1.5, 0.966_105_146), (2.0, 0.995_322_265)]);
+        for (x, exact) in known {
+            every("erf", &[x, -x], |x, y, isa| {
+                let exact = f32::copysign(exact, x);
+                assert!((y - exact).abs() <= 1.2e-7, "{isa}: erf({x}) = {y}, not {exact}");
+            });
+        }
+    }
 }

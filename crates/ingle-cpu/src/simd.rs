@@ -5,6 +5,20 @@
 //! compiles it once for every instruction set and calls the one chosen. Everything on the way is
 //! `#[inline(always)]`, so that the kernel's whole body is compiled with the instruction set enabled.
 
+/// Writes methods of a vector type, whose bodies the trait's contract vouches for.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! vouched {
+    ($($(#[$doc:meta])* unsafe fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {
+        $($(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name($($argument: $type),*) $(-> $result)? {
+            // SAFETY: by the trait's contract the instruction set is there, and the caller vouches for the
+            // memory behind the pointers.
+            unsafe { $($body)* }
+        })*
+    };
+}
+
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -93,26 +107,18 @@ impl Isa {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Isa {
-    /// Whether it has a dot product of bf16 pairs.
-    pub(crate) fn has_pairs(self) -> bool {
-        self == Isa::Avx512
-    }
-
-    /// Runs a kernel made of dot products of bf16 pairs; `None` without running it where
-    /// [`Isa::has_pairs`] says no.
+    /// Runs a kernel made of dot products of bf16 pairs.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set has them: it is [`Isa::Avx512`].
     #[inline]
-    pub(crate) fn dispatch_pairs<K: PairKernel>(self, kernel: K) -> Option<K::Output> {
-        debug_assert!(self.is_available());
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the device checked that the machine has it.
-            Isa::Avx512 => Some(unsafe { x86::with_avx512bf16(kernel) }),
-            _ => {
-                drop(kernel);
-                None
-            }
-        }
+    pub(crate) unsafe fn dispatch_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
+        debug_assert!(self == Isa::Avx512 && self.is_available());
+        // SAFETY: the device checked that the machine has it, and the caller that it is the one.
+        unsafe { x86::with_avx512bf16(kernel) }
     }
 }
 
@@ -128,7 +134,8 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Work made of dot products of bf16 pairs. Implementations of `run` must be `#[inline(always)]`.
+/// Work made of dot products of bf16 pairs, which so far only AVX-512 has here. Implementations of `run` must be `#[inline(always)]`.
+#[cfg(target_arch = "x86_64")]
 pub(crate) trait PairKernel {
     type Output;
     fn run<P: Pairs>(self) -> Self::Output;
@@ -139,6 +146,7 @@ pub(crate) trait PairKernel {
 /// # Safety
 ///
 /// As of [`Simd`], below [`Isa::dispatch_pairs`].
+#[cfg(target_arch = "x86_64")]
 #[allow(clippy::missing_safety_doc)] // said above
 pub(crate) trait Pairs: Copy + 'static {
     /// What the products are summed in.

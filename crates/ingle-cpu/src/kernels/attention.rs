@@ -110,11 +110,10 @@ impl Tile {
     }
 }
 
-/// The part of `positions` that lies in chunk `chunk`.
+/// The part of `positions` that lies in chunk `chunk`; inside the chunk even where it is empty.
 fn within(positions: std::ops::Range<usize>, chunk: usize) -> std::ops::Range<usize> {
     let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-    let start = positions.start.max(start);
-    start..positions.end.min(end).max(start)
+    positions.start.clamp(start, end)..positions.end.clamp(start, end)
 }
 
 /// Groups the tokens into tiles of at most `most`, and checks every index that will be followed.
@@ -262,5 +261,66 @@ impl<'a, C: Operand> Attention<'a, C> {
             side.finish(cx, &total, out);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tile(position: usize, tokens: usize, window: usize) -> Tile {
+        Tile { sequence: 0, token: 0, tokens, position, window }
+    }
+
+    #[test]
+    fn a_tile_spans_what_its_tokens_attend_to_good() {
+        let tile = tile(300, 4, 10);
+        assert_eq!((tile.attended(0), tile.attended(3)), (291..301, 294..304));
+        assert_eq!((tile.all(), tile.chunks()), (291..304, 1..2));
+        assert_eq!(within(tile.all(), 1), 291..304);
+    }
+
+    #[test]
+    fn chunks_cut_at_absolute_positions_ugly() {
+        let tile = tile(CHUNK - 2, 4, usize::MAX);
+        assert_eq!(tile.chunks(), 0..2);
+        assert_eq!(within(tile.attended(3), 1), CHUNK..CHUNK + 2);
+        // A token before the chunk, and one whose window has left it.
+        assert_eq!(within(0..CHUNK, 1), CHUNK..CHUNK);
+        assert_eq!(within(3 * CHUNK..3 * CHUNK + 1, 1), 2 * CHUNK..2 * CHUNK);
+    }
+
+    #[test]
+    fn tokens_join_a_tile_only_side_by_side_ugly() -> Result<()> {
+        let blocks = [0; 8];
+        let table = Table { blocks: &blocks, sequences: 2, width: 4, slots: 16 };
+        let parameters = PagedAttention { block_size: 16, scale: 1.0, window: None, soft_cap: None };
+        let cut = |sequences: &[i32], positions: &[i32], most: usize| {
+            let tiles = tiles(&table, &parameters, (sequences, positions), most)?;
+            Ok::<Vec<usize>, Error>(tiles.iter().map(|tile| tile.tokens).collect())
+        };
+        assert_eq!(cut(&[0, 0, 0, 1, 1], &[4, 5, 6, 7, 8], 8)?, [3, 2]);
+        assert_eq!(cut(&[0, 0, 0], &[4, 5, 6], 2)?, [2, 1]);
+        assert_eq!(cut(&[0, 0, 0], &[6, 5, 5], 8)?, [1, 1, 1]);
+        assert_eq!(cut(&[], &[], 8)?, [0; 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn indices_are_checked_where_they_are_followed_bad() {
+        let blocks = [0, 1, -1, 7];
+        let table = Table { blocks: &blocks, sequences: 1, width: 4, slots: 32 };
+        let parameters = PagedAttention { block_size: 16, scale: 1.0, window: Some(16), soft_cap: None };
+        let refused = |sequence: i32, position: i32| {
+            tiles(&table, &parameters, (&[sequence], &[position]), 8).err().map(|error| error.to_string())
+        };
+        let outside = |index: i64, len: usize| Some(Error::Index { op: OP, index, len }.to_string());
+        assert_eq!(refused(0, 31), None, "its block and the one before are there");
+        assert_eq!(refused(0, 32), outside(-1, 2));
+        assert_eq!(refused(0, 63), outside(7, 2), "the window has left the block that is not there");
+        assert_eq!(refused(0, 64), outside(64, 64));
+        assert_eq!(refused(0, -1), outside(-1, 64));
+        assert_eq!(refused(1, 0), outside(1, 1));
+        assert_eq!(refused(i32::MIN, 0), outside(i32::MIN.into(), 1));
     }
 }

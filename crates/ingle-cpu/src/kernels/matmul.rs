@@ -7,16 +7,23 @@
 
 mod dot;
 
+#[cfg(target_arch = "x86_64")]
 use half::bf16;
 use ingle_tensor::{DType, Element, Result, Spec};
 
-use self::dot::{Dot, Paired};
+use self::dot::Dot;
+#[cfg(target_arch = "x86_64")]
+use self::dot::Paired;
 pub(super) use self::dot::{Operand, Single, dot_tile};
+#[cfg(target_arch = "x86_64")]
+use super::cast;
 use super::rows::packed;
-use super::{Context, Pointer, cast, contiguous, contiguous_f32, in_dtype};
+use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype};
 use crate::layout::Layout;
 use crate::number::with_float;
-use crate::simd::{Kernel, PairKernel, Pairs, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Isa, PairKernel, Pairs};
+use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
 /// Bytes of the second operand that a chunk of work keeps in the second cache.
@@ -100,6 +107,7 @@ impl<W: Operand> Kernel for Block<'_, f32, W> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl PairKernel for Block<'_, bf16, bf16> {
     type Output = ();
 
@@ -239,15 +247,14 @@ pub(crate) fn linear(
     let m = output.shape[..output.shape.len() - 1].iter().product();
     let op = "linear";
     let starts = &[(0, 0)];
-    if weight.dtype() == DType::BF16 && cx.isa.has_pairs() {
+    #[cfg(target_arch = "x86_64")]
+    if weight.dtype() == DType::BF16 && cx.isa == Isa::Avx512 {
         let x = contiguous(cx, cast::cast(cx, x, DType::BF16)?)?;
         let (x, w) = (packed::<bf16>(&x), packed::<bf16>(&weight));
         let product = Product { op, m, n, k, x, x_stride: k, w, w_stride: k, starts, bias };
         return in_dtype(cx, op, output, |out| {
-            product.run(cx, out, |block| {
-                // It runs: `has_pairs` said so.
-                cx.isa.dispatch_pairs(block);
-            })
+            // SAFETY: this is the instruction set that has pairs.
+            product.run(cx, out, |block| unsafe { cx.isa.dispatch_pairs(block) })
         });
     }
     let x = contiguous_f32(cx, x)?;

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! NEON.
 
-// SAFETY of every block below: the trait's contract. Methods are called only where the instruction set is
-// enabled, and the caller vouches for the memory behind the pointers.
-#![allow(clippy::undocumented_unsafe_blocks)]
-
 use std::arch::aarch64::*;
 
 use half::{bf16, f16};
@@ -25,6 +21,7 @@ pub(crate) struct Neon;
 unsafe fn part<T: Copy + Default>(from: *const T, n: usize) -> [T; 8] {
     let mut elements = [T::default(); 8];
     for (i, element) in elements.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller vouches for `n` elements.
         *element = unsafe { *from.add(i) };
     }
     elements
@@ -35,86 +32,67 @@ impl Simd for Neon {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 3;
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> float32x4x2_t {
-        unsafe { float32x4x2_t(vdupq_n_f32(value), vdupq_n_f32(value)) }
-    }
+    vouched! {
+        unsafe fn splat(value: f32) -> float32x4x2_t {
+            float32x4x2_t(vdupq_n_f32(value), vdupq_n_f32(value))
+        }
 
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> float32x4x2_t {
-        unsafe { float32x4x2_t(vld1q_f32(from), vld1q_f32(from.add(4))) }
-    }
+        unsafe fn load(from: *const f32) -> float32x4x2_t {
+            float32x4x2_t(vld1q_f32(from), vld1q_f32(from.add(4)))
+        }
 
-    #[inline(always)]
-    unsafe fn load_part(from: *const f32, n: usize) -> float32x4x2_t {
-        unsafe { Self::load(part(from, n).as_ptr()) }
-    }
+        unsafe fn load_part(from: *const f32, n: usize) -> float32x4x2_t {
+            Self::load(part(from, n).as_ptr())
+        }
 
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> float32x4x2_t {
-        unsafe {
+        unsafe fn load_bf16(from: *const bf16) -> float32x4x2_t {
             let bits = vld1q_u16(from.cast());
             let low = vshll_n_u16::<16>(vget_low_u16(bits));
             let high = vshll_n_u16::<16>(vget_high_u16(bits));
             float32x4x2_t(vreinterpretq_f32_u32(low), vreinterpretq_f32_u32(high))
         }
-    }
 
-    #[inline(always)]
-    unsafe fn load_bf16_part(from: *const bf16, n: usize) -> float32x4x2_t {
-        unsafe { Self::load_bf16(part(from, n).as_ptr()) }
-    }
+        unsafe fn load_bf16_part(from: *const bf16, n: usize) -> float32x4x2_t {
+            Self::load_bf16(part(from, n).as_ptr())
+        }
 
-    #[inline(always)]
-    unsafe fn load_f16(from: *const f16) -> float32x4x2_t {
-        // The half-precision vector types are not stable in Rust; one by one the conversion is one instruction.
-        unsafe { Self::load(std::array::from_fn::<f32, 8, _>(|i| (*from.add(i)).to_f32()).as_ptr()) }
-    }
+        unsafe fn load_f16(from: *const f16) -> float32x4x2_t {
+            // The half-precision vector types are not stable in Rust; one by one the conversion is one instruction.
+            Self::load(std::array::from_fn::<f32, 8, _>(|i| (*from.add(i)).to_f32()).as_ptr())
+        }
 
-    #[inline(always)]
-    unsafe fn load_f16_part(from: *const f16, n: usize) -> float32x4x2_t {
-        unsafe { Self::load_f16(part(from, n).as_ptr()) }
-    }
+        unsafe fn load_f16_part(from: *const f16, n: usize) -> float32x4x2_t {
+            Self::load_f16(part(from, n).as_ptr())
+        }
 
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, value: float32x4x2_t) {
-        unsafe {
+        unsafe fn store(to: *mut f32, value: float32x4x2_t) {
             vst1q_f32(to, value.0);
             vst1q_f32(to.add(4), value.1);
         }
-    }
 
-    #[inline(always)]
-    unsafe fn store_part(to: *mut f32, n: usize, value: float32x4x2_t) {
-        let mut elements = [0.0; 8];
-        unsafe {
+        unsafe fn store_part(to: *mut f32, n: usize, value: float32x4x2_t) {
+            let mut elements = [0.0; 8];
             Self::store(elements.as_mut_ptr(), value);
             std::ptr::copy_nonoverlapping(elements.as_ptr(), to, n);
         }
-    }
 
-    #[inline(always)]
-    unsafe fn add(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
-        unsafe { float32x4x2_t(vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1)) }
-    }
+        unsafe fn add(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1))
+        }
 
-    #[inline(always)]
-    unsafe fn mul_add(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
-        unsafe { float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
-    }
+        unsafe fn mul_add(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1))
+        }
 
-    #[inline(always)]
-    unsafe fn sum(v: float32x4x2_t) -> f32 {
-        unsafe {
+        unsafe fn sum(v: float32x4x2_t) -> f32 {
             let quarter = vaddq_f32(v.0, v.1);
             let pair = vadd_f32(vget_low_f32(quarter), vget_high_f32(quarter));
             vget_lane_f32::<0>(pair) + vget_lane_f32::<1>(pair)
         }
-    }
 
-    #[inline(always)]
-    unsafe fn sum4(v: [float32x4x2_t; 4]) -> [f32; 4] {
-        unsafe { v.map(|v| Self::sum(v)) }
+        unsafe fn sum4(v: [float32x4x2_t; 4]) -> [f32; 4] {
+            v.map(|v| Self::sum(v))
+        }
     }
 
     #[inline(always)]

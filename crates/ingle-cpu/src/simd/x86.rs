@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! AVX2 and AVX-512.
 
-// SAFETY of every block below: the trait's contract. Methods are called only where the instruction set is
-// enabled, and the caller vouches for the memory behind the pointers.
-#![allow(clippy::undocumented_unsafe_blocks)]
-
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
@@ -41,23 +37,23 @@ pub(crate) fn with_avx512bf16<K: PairKernel>(kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 
-/// The first `n` of eight lanes.
-#[inline(always)]
-unsafe fn avx2_mask(n: usize) -> __m256i {
-    unsafe {
+vouched! {
+    /// The first `n` of eight lanes.
+    unsafe fn avx2_mask(n: usize) -> __m256i {
         let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lanes)
     }
 }
 
-/// The first `n` of eight 16-bit elements; the others zero.
-#[inline(always)]
-unsafe fn load_half_part(from: *const u16, n: usize) -> __m128i {
-    let mut elements = [0u16; 8];
-    for (i, element) in elements.iter_mut().enumerate().take(n) {
-        *element = unsafe { *from.add(i) };
+vouched! {
+    /// The first `n` of eight 16-bit elements; the others zero.
+    unsafe fn load_half_part(from: *const u16, n: usize) -> __m128i {
+        let mut elements = [0u16; 8];
+        for (i, element) in elements.iter_mut().enumerate().take(n) {
+            *element = *from.add(i);
+        }
+        _mm_loadu_si128(elements.as_ptr().cast())
     }
-    unsafe { _mm_loadu_si128(elements.as_ptr().cast()) }
 }
 
 impl Simd for Avx2 {
@@ -65,79 +61,65 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 3;
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> __m256 {
-        unsafe { _mm256_set1_ps(value) }
-    }
+    vouched! {
+        unsafe fn splat(value: f32) -> __m256 {
+            _mm256_set1_ps(value)
+        }
 
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(from) }
-    }
+        unsafe fn load(from: *const f32) -> __m256 {
+            _mm256_loadu_ps(from)
+        }
 
-    #[inline(always)]
-    unsafe fn load_part(from: *const f32, n: usize) -> __m256 {
-        unsafe { _mm256_maskload_ps(from, avx2_mask(n)) }
-    }
+        unsafe fn load_part(from: *const f32, n: usize) -> __m256 {
+            _mm256_maskload_ps(from, avx2_mask(n))
+        }
 
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> __m256 {
-        unsafe {
+        unsafe fn load_bf16(from: *const bf16) -> __m256 {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         }
-    }
 
-    #[inline(always)]
-    unsafe fn load_bf16_part(from: *const bf16, n: usize) -> __m256 {
-        unsafe {
+        unsafe fn load_bf16_part(from: *const bf16, n: usize) -> __m256 {
             let wide = _mm256_cvtepu16_epi32(load_half_part(from.cast(), n));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         }
-    }
 
-    #[inline(always)]
-    unsafe fn load_f16(from: *const f16) -> __m256 {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-    }
+        unsafe fn load_f16(from: *const f16) -> __m256 {
+            _mm256_cvtph_ps(_mm_loadu_si128(from.cast()))
+        }
 
-    #[inline(always)]
-    unsafe fn load_f16_part(from: *const f16, n: usize) -> __m256 {
-        unsafe { _mm256_cvtph_ps(load_half_part(from.cast(), n)) }
-    }
+        unsafe fn load_f16_part(from: *const f16, n: usize) -> __m256 {
+            _mm256_cvtph_ps(load_half_part(from.cast(), n))
+        }
 
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, value: __m256) {
-        unsafe { _mm256_storeu_ps(to, value) }
-    }
+        unsafe fn store(to: *mut f32, value: __m256) {
+            _mm256_storeu_ps(to, value)
+        }
 
-    #[inline(always)]
-    unsafe fn store_part(to: *mut f32, n: usize, value: __m256) {
-        unsafe { _mm256_maskstore_ps(to, avx2_mask(n), value) }
-    }
+        unsafe fn store_part(to: *mut f32, n: usize, value: __m256) {
+            _mm256_maskstore_ps(to, avx2_mask(n), value)
+        }
 
-    #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_add_ps(a, b) }
-    }
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            _mm256_add_ps(a, b)
+        }
 
-    #[inline(always)]
-    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
+        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            _mm256_fmadd_ps(a, b, c)
+        }
 
-    #[inline(always)]
-    unsafe fn sum(v: __m256) -> f32 {
-        unsafe { sum_quarters(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))) }
-    }
+        unsafe fn sum(v: __m256) -> f32 {
+            sum_quarters(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)))
+        }
 
-    #[inline(always)]
-    unsafe fn sum4(v: [__m256; 4]) -> [f32; 4] {
-        unsafe { sum4_quarters(v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)))) }
+        unsafe fn sum4(v: [__m256; 4]) -> [f32; 4] {
+            sum4_quarters(v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))))
+        }
     }
 
     #[inline(always)]
     fn prefetch(address: *const u8) {
+        // SAFETY: every x86-64 has it, and it does nothing with an address that is not valid.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
@@ -156,10 +138,9 @@ fn avx512_mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-/// Lane `i` with lane `i + 8`, then `i + 4` of those.
-#[inline(always)]
-unsafe fn fold_to_four(v: __m512) -> __m128 {
-    unsafe {
+vouched! {
+    /// Lane `i` with lane `i + 8`, then `i + 4` of those.
+    unsafe fn fold_to_four(v: __m512) -> __m128 {
         let half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
         _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
     }
@@ -170,79 +151,65 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 6;
 
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> __m512 {
-        unsafe { _mm512_set1_ps(value) }
-    }
+    vouched! {
+        unsafe fn splat(value: f32) -> __m512 {
+            _mm512_set1_ps(value)
+        }
 
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m512 {
-        unsafe { _mm512_loadu_ps(from) }
-    }
+        unsafe fn load(from: *const f32) -> __m512 {
+            _mm512_loadu_ps(from)
+        }
 
-    #[inline(always)]
-    unsafe fn load_part(from: *const f32, n: usize) -> __m512 {
-        unsafe { _mm512_maskz_loadu_ps(avx512_mask(n), from) }
-    }
+        unsafe fn load_part(from: *const f32, n: usize) -> __m512 {
+            _mm512_maskz_loadu_ps(avx512_mask(n), from)
+        }
 
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> __m512 {
-        unsafe {
+        unsafe fn load_bf16(from: *const bf16) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
-    }
 
-    #[inline(always)]
-    unsafe fn load_bf16_part(from: *const bf16, n: usize) -> __m512 {
-        unsafe {
+        unsafe fn load_bf16_part(from: *const bf16, n: usize) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(avx512_mask(n), from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
-    }
 
-    #[inline(always)]
-    unsafe fn load_f16(from: *const f16) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-    }
+        unsafe fn load_f16(from: *const f16) -> __m512 {
+            _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))
+        }
 
-    #[inline(always)]
-    unsafe fn load_f16_part(from: *const f16, n: usize) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(avx512_mask(n), from.cast())) }
-    }
+        unsafe fn load_f16_part(from: *const f16, n: usize) -> __m512 {
+            _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(avx512_mask(n), from.cast()))
+        }
 
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, value: __m512) {
-        unsafe { _mm512_storeu_ps(to, value) }
-    }
+        unsafe fn store(to: *mut f32, value: __m512) {
+            _mm512_storeu_ps(to, value)
+        }
 
-    #[inline(always)]
-    unsafe fn store_part(to: *mut f32, n: usize, value: __m512) {
-        unsafe { _mm512_mask_storeu_ps(to, avx512_mask(n), value) }
-    }
+        unsafe fn store_part(to: *mut f32, n: usize, value: __m512) {
+            _mm512_mask_storeu_ps(to, avx512_mask(n), value)
+        }
 
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_add_ps(a, b) }
-    }
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            _mm512_add_ps(a, b)
+        }
 
-    #[inline(always)]
-    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
+        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            _mm512_fmadd_ps(a, b, c)
+        }
 
-    #[inline(always)]
-    unsafe fn sum(v: __m512) -> f32 {
-        unsafe { sum_quarters(fold_to_four(v)) }
-    }
+        unsafe fn sum(v: __m512) -> f32 {
+            sum_quarters(fold_to_four(v))
+        }
 
-    #[inline(always)]
-    unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
-        unsafe { sum4_quarters([fold_to_four(v[0]), fold_to_four(v[1]), fold_to_four(v[2]), fold_to_four(v[3])]) }
+        unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
+            sum4_quarters([fold_to_four(v[0]), fold_to_four(v[1]), fold_to_four(v[2]), fold_to_four(v[3])])
+        }
     }
 
     #[inline(always)]
     fn prefetch(address: *const u8) {
+        // SAFETY: every x86-64 has it, and it does nothing with an address that is not valid.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
@@ -259,35 +226,32 @@ impl Pairs for Avx512Bf16 {
     type Sums = Avx512;
     type Vector = __m512bh;
 
-    #[inline(always)]
-    unsafe fn load(from: *const bf16) -> __m512bh {
-        unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
-    }
+    vouched! {
+        unsafe fn load(from: *const bf16) -> __m512bh {
+            std::mem::transmute(_mm512_loadu_si512(from.cast()))
+        }
 
-    #[inline(always)]
-    unsafe fn load_part(from: *const bf16, n: usize) -> __m512bh {
-        unsafe { std::mem::transmute(_mm512_maskz_loadu_epi16(u32::MAX >> (32 - n), from.cast())) }
-    }
+        unsafe fn load_part(from: *const bf16, n: usize) -> __m512bh {
+            std::mem::transmute(_mm512_maskz_loadu_epi16(u32::MAX >> (32 - n), from.cast()))
+        }
 
-    #[inline(always)]
-    unsafe fn mul_add(a: __m512bh, b: __m512bh, sums: __m512) -> __m512 {
-        unsafe { _mm512_dpbf16_ps(sums, a, b) }
+        unsafe fn mul_add(a: __m512bh, b: __m512bh, sums: __m512) -> __m512 {
+            _mm512_dpbf16_ps(sums, a, b)
+        }
     }
 }
 
-/// `(0 + 2) + (1 + 3)`.
-#[inline(always)]
-unsafe fn sum_quarters(v: __m128) -> f32 {
-    unsafe {
+vouched! {
+    /// `(0 + 2) + (1 + 3)`.
+    unsafe fn sum_quarters(v: __m128) -> f32 {
         let pair = _mm_add_ps(v, _mm_movehl_ps(v, v));
         _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
     }
 }
 
-/// `(0 + 2) + (1 + 3)` of four at once, by transposing.
-#[inline(always)]
-unsafe fn sum4_quarters(v: [__m128; 4]) -> [f32; 4] {
-    unsafe {
+vouched! {
+    /// `(0 + 2) + (1 + 3)` of four at once, by transposing.
+    unsafe fn sum4_quarters(v: [__m128; 4]) -> [f32; 4] {
         let ab_low = _mm_unpacklo_ps(v[0], v[1]);
         let ab_high = _mm_unpackhi_ps(v[0], v[1]);
         let cd_low = _mm_unpacklo_ps(v[2], v[3]);

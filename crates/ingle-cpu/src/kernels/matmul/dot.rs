@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use half::{bf16, f16};
 use ingle_tensor::Element;
 
-use crate::simd::{Pairs, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Pairs;
+use crate::simd::Simd;
 
 /// How a dot product takes its terms: which elements, how many at a time.
 ///
@@ -146,8 +148,10 @@ impl<S: Simd, W: Operand> Dot for Single<S, W> {
 }
 
 /// Products of bf16 pairs.
+#[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) struct Paired<P>(PhantomData<P>);
 
+#[cfg(target_arch = "x86_64")]
 impl<P: Pairs> Dot for Paired<P> {
     type X = bf16;
     type W = bf16;

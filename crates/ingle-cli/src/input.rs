@@ -135,6 +135,16 @@ impl Sink {
         }
     }
 
+    /// The error for work that was interrupted after `done` of `total` results: says where those are.
+    pub fn interrupted(&self, done: usize, total: usize) -> Failure {
+        match self {
+            Sink::Stdout => format!("interrupted after {done} of {total}").into(),
+            Sink::File { part, .. } => {
+                format!("interrupted after {done} of {total}; what was done is in {}", part.display()).into()
+            }
+        }
+    }
+
     /// Puts the file in place.
     ///
     /// # Errors

@@ -66,7 +66,7 @@ impl Args {
         for (index, completion) in model.batch_generate(prompts, &options)?.enumerate() {
             if cancel.is_cancelled() {
                 progress.done();
-                return Err(format!("interrupted after {index} of {total} prompts").into());
+                return Err(sink.interrupted(index, total));
             }
             let mut line = json!({ "index": index });
             if let Entry::Object(object) = &entries[index]

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ingle::{EndTokens, GenerateOptions, Prompt, Sampling, TextModel};
+use ingle::{CancelToken, EndTokens, GenerateOptions, Prompt, Sampling, TextModel};
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, positive};
@@ -66,8 +66,8 @@ impl Test {
         }
     }
 
-    /// Tokens per second of `batch` sequences.
-    fn run(self, model: &dyn TextModel, batch: usize) -> Result<f64, Failure> {
+    /// Tokens per second of `batch` sequences; an error if it was interrupted.
+    fn run(self, model: &dyn TextModel, batch: usize, cancel: &CancelToken) -> Result<f64, Failure> {
         model.clear_cache()?;
         let (prompt, answer) = match self {
             Test::Prompt(tokens) => (tokens, 1),
@@ -79,11 +79,15 @@ impl Test {
             max_tokens: Some(answer),
             sampling: Some(Sampling::default()),
             end_tokens: EndTokens::Ignore,
+            cancel: Some(cancel.clone()),
             ..GenerateOptions::default()
         };
         let started = Instant::now();
         for completion in model.batch_generate(prompts, &options)? {
             completion?;
+        }
+        if cancel.is_cancelled() {
+            return Err("interrupted".into());
         }
         Ok((batch * self.tokens()) as f64 / started.elapsed().as_secs_f64())
     }
@@ -118,10 +122,7 @@ impl Args {
             for &test in &tests {
                 let mut rates = Vec::with_capacity(self.runs);
                 for run in 0..=self.runs {
-                    if cancel.is_cancelled() {
-                        return Err("interrupted".into());
-                    }
-                    let rate = test.run(model.as_ref(), batch)?;
+                    let rate = test.run(model.as_ref(), batch, &cancel)?;
                     if run > 0 {
                         rates.push(rate);
                     }

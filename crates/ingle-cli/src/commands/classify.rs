@@ -75,7 +75,7 @@ impl Args {
         for (index, outcome) in model.classify(prompts, &options)?.enumerate() {
             if cancel.is_cancelled() {
                 progress.done();
-                return Err(format!("interrupted after {index} of {total} texts").into());
+                return Err(sink.interrupted(index, total));
             }
             sink.write(&line(index, &texts[index], outcome))?;
             progress.set(index as u64 + 1, total as u64);

@@ -4,4 +4,6 @@
 mod bad_input;
 mod commands;
 mod common;
+#[cfg(unix)]
+mod interrupt;
 mod pull;

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Ctrl-C: the work ends cleanly, and nothing that was there is lost.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Starts the command, away from the user's own settings.
+fn start(args: &[&str]) -> Child {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ingle"));
+    command.env_remove("INGLE_MODEL").args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// What Ctrl-C sends.
+fn interrupt(child: &Child) {
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+#[test]
+fn an_interrupted_answer_ends_cleanly_ugly() {
+    let mut child = start(&["generate", "--prompt", "ROMEO:", "--ignore-eos", "-n", "100000000", "--stats"]);
+    let mut first = [0; 16];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(output.stdout.ends_with(b"\n"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("tokens/s"), "the figures come all the same");
+}
+
+#[test]
+fn an_interrupted_batch_keeps_what_it_did_and_the_old_file_ugly() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prompts, target) = (folder.path().join("prompts.txt"), folder.path().join("answers.jsonl"));
+    std::fs::write(&prompts, "ROMEO:\n".repeat(100_000)).unwrap();
+    std::fs::write(&target, "the old answers").unwrap();
+    let child = start(&["batch", prompts.to_str().unwrap(), "-n", "8", "-o", target.to_str().unwrap()]);
+    let part = folder.path().join("answers.jsonl.part");
+    while !std::fs::metadata(&part).is_ok_and(|file| file.len() > 0) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("of 100000; what was done is in") && error.contains("answers.jsonl.part"), "{error}");
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "the old answers");
+    let kept = std::fs::read_to_string(&part).unwrap();
+    assert!(kept.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}

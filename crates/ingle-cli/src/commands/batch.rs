@@ -57,7 +57,7 @@ impl Args {
             .iter()
             .enumerate()
             .map(|(index, entry)| {
-                prompt(entry, model.as_ref(), self.chat).map_err(|error| format!("prompt {}: {error}", index + 1))
+                self.prompt(entry, model.as_ref()).map_err(|error| format!("prompt {}: {error}", index + 1))
             })
             .collect::<Result<Vec<Prompt>, String>>()?;
 
@@ -94,24 +94,24 @@ impl Args {
         ));
         Ok(())
     }
-}
 
-fn prompt(entry: &Entry, model: &dyn TextModel, chat: bool) -> Result<Prompt, Failure> {
-    let conversation = match entry {
-        Entry::Object(object) if object.contains_key("messages") => {
-            let messages = object["messages"].clone();
-            serde_json::from_value::<Vec<Message>>(messages)
-                .map_err(|error| format!("expected messages with role and content: {error}"))?
-        }
-        _ => {
-            let text = text_of(entry, &["prompt", "text"])?;
-            if !chat {
-                return Ok(Prompt::Text(text));
+    fn prompt(&self, entry: &Entry, model: &dyn TextModel) -> Result<Prompt, Failure> {
+        let conversation = match entry {
+            Entry::Object(object) if object.contains_key("messages") => {
+                let messages = object["messages"].clone();
+                serde_json::from_value::<Vec<Message>>(messages)
+                    .map_err(|error| format!("expected messages with role and content: {error}"))?
             }
-            vec![Message::new("user", text)]
-        }
-    };
-    Ok(model.chat_prompt(&conversation)?)
+            _ => {
+                let text = text_of(entry, &["prompt", "text"])?;
+                if !self.chat {
+                    return Ok(Prompt::Text(text));
+                }
+                vec![Message::new("user", text)]
+            }
+        };
+        Ok(model.chat_prompt(&conversation)?)
+    }
 }
 
 fn merge(into: &mut Value, from: Value) {

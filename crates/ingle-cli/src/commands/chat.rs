@@ -60,9 +60,10 @@ impl Args {
         }
         let model = self.model.load()?;
         let options = self.sampling.options(model.as_ref());
+        let partner = Partner { model, options, stats: self.stats };
         let mut lines = Lines::new()?;
         if lines.interactive() {
-            let info = model.info();
+            let info = partner.model.info();
             output::note(&format!("{} on {}; /help lists the commands", info.name, info.backend));
         }
         while let Some(line) = lines.next()? {
@@ -74,7 +75,7 @@ impl Args {
                     Err(error) => output::error(&error.to_string()),
                 },
                 _ => {
-                    if let Err(error) = conversation.turn(model.as_ref(), line, &options, self.stats) {
+                    if let Err(error) = conversation.turn(&partner, line) {
                         if output::is_closed_pipe(error.as_ref()) || !lines.interactive() {
                             return Err(error);
                         }
@@ -85,6 +86,14 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Who answers, and how.
+struct Partner {
+    model: Box<dyn TextModel>,
+    options: GenerateOptions,
+    /// Whether each answer is followed by how fast it came.
+    stats: bool,
 }
 
 /// What has been said so far.
@@ -105,17 +114,10 @@ impl Conversation {
     }
 
     /// One message and its answer. A message that fails is taken back, so that the conversation stays whole.
-    fn turn(
-        &mut self,
-        model: &dyn TextModel,
-        text: String,
-        options: &GenerateOptions,
-        stats: bool,
-    ) -> Result<(), Failure> {
+    fn turn(&mut self, partner: &Partner, text: String) -> Result<(), Failure> {
         let before = self.messages.len();
         self.messages.push(Message::new("user", text));
-        let options = GenerateOptions { cancel: Some(interrupt::token()?), ..options.clone() };
-        match self.answer(model, &options, stats) {
+        match self.answer(partner) {
             Ok(answer) => {
                 self.messages.push(Message::new("assistant", answer));
                 Ok(())
@@ -127,8 +129,9 @@ impl Conversation {
         }
     }
 
-    fn answer(&self, model: &dyn TextModel, options: &GenerateOptions, stats: bool) -> Result<String, Failure> {
-        let mut stream = model.chat(&self.messages, options)?;
+    fn answer(&self, partner: &Partner) -> Result<String, Failure> {
+        let options = GenerateOptions { cancel: Some(interrupt::token()?), ..partner.options.clone() };
+        let mut stream = partner.model.chat(&self.messages, &options)?;
         let mut answer = String::new();
         for token in &mut stream {
             let token = token?;
@@ -138,7 +141,7 @@ impl Conversation {
         if !answer.ends_with('\n') {
             output::text("\n")?;
         }
-        if let (true, Some(finish)) = (stats, stream.finish()) {
+        if let (true, Some(finish)) = (partner.stats, stream.finish()) {
             output::note(&speeds(&finish.usage));
         }
         Ok(answer)

@@ -38,15 +38,6 @@ pub struct EngineModel {
     backend: &'static str,
 }
 
-/// Which tokens end an answer.
-#[derive(Clone, Copy)]
-enum Ends {
-    /// Those that end a text.
-    Text,
-    /// Those that end a turn of a conversation, too.
-    Turn,
-}
-
 impl EngineModel {
     /// Loads a model's files onto `device`.
     pub fn load(
@@ -80,18 +71,26 @@ impl EngineModel {
         match prompt {
             Prompt::Text(text) => Ok(self.tokenizer.encode(&text, Special::Add)?),
             Prompt::Tokens(tokens) => Ok(tokens),
+            Prompt::Chat(messages) => self.rendered(&messages),
         }
+    }
+
+    /// A conversation as the template renders it, ready for the answer.
+    fn rendered(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let text = self.template.render(messages, GenerationPrompt::Add, &serde_json::Map::new())?;
+        // The template writes the special tokens itself.
+        Ok(self.tokenizer.encode(&text, Special::Omit)?)
     }
 
     fn submit(&self, prompt: Vec<u32>, task: Task) -> Result<EventStream> {
         Ok(self.worker.submit(Request { prompt, task, deadline: None })?)
     }
 
-    fn start(&self, prompt: Prompt, options: &GenerateOptions, ends: Ends) -> Result<TokenStream> {
-        let stop_tokens = match (options.end_tokens, ends) {
+    fn start(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
+        let stop_tokens = match (options.end_tokens, &prompt) {
             (EndTokens::Ignore, _) => Vec::new(),
-            (EndTokens::Stop, Ends::Text) => self.tokenizer.eos_tokens().to_vec(),
-            (EndTokens::Stop, Ends::Turn) => self.tokenizer.end_of_turn_tokens().to_vec(),
+            (EndTokens::Stop, Prompt::Chat(_)) => self.tokenizer.end_of_turn_tokens().to_vec(),
+            (EndTokens::Stop, Prompt::Text(_) | Prompt::Tokens(_)) => self.tokenizer.eos_tokens().to_vec(),
         };
         let task = Task::Generate(Generate {
             max_tokens: options.max_tokens,
@@ -201,16 +200,16 @@ impl TextModel for EngineModel {
     }
 
     fn generate(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
-        self.start(prompt, options, Ends::Text)
+        self.start(prompt, options)
     }
 
     fn chat(&self, messages: &[Message], options: &GenerateOptions) -> Result<TokenStream> {
-        self.start(self.chat_prompt(messages)?, options, Ends::Turn)
+        self.start(Prompt::Chat(messages.to_vec()), options)
     }
 
     fn batch_generate(&self, prompts: Vec<Prompt>, options: &GenerateOptions) -> Result<Completions<'_>> {
         let options = options.clone();
-        let start = move |prompt| self.start(prompt, &options, Ends::Text);
+        let start = move |prompt| self.start(prompt, &options);
         let finish = |stream: Result<TokenStream>| -> Result<Completion> { stream?.collect_all() };
         Ok(Box::new(Window::new(prompts.into_iter(), AHEAD, start, finish)))
     }
@@ -238,9 +237,7 @@ impl TextModel for EngineModel {
     }
 
     fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt> {
-        let text = self.template.render(messages, GenerationPrompt::Add, &serde_json::Map::new())?;
-        // The template writes the special tokens itself.
-        Ok(Prompt::Tokens(self.tokenizer.encode(&text, Special::Omit)?))
+        Ok(Prompt::Tokens(self.rendered(messages)?))
     }
 
     fn default_sampling(&self) -> Sampling {

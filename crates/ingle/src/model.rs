@@ -58,7 +58,7 @@ pub trait TextModel: Send + Sync {
     /// The vocabulary's piece for a token id, as its file spells it; `None` for an unknown id.
     fn piece(&self, id: u32) -> Option<String>;
 
-    /// A conversation as the prompt for its answer, by the model's chat template.
+    /// The token ids that the model's chat template makes of a conversation, ready for its answer.
     ///
     /// # Errors
     /// If the template refuses the messages; a model without tokeniser.

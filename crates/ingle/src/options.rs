@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ingle_engine::Sampling;
+use ingle_engine::text::Message;
 use ingle_tensor::DType;
 
 use crate::CancelToken;
@@ -60,6 +61,8 @@ pub enum Prompt {
     Text(String),
     /// Token ids, taken as they are.
     Tokens(Vec<u32>),
+    /// A conversation whose last message is to be answered: the end of a turn ends the answer, too.
+    Chat(Vec<Message>),
 }
 
 impl From<&str> for Prompt {

@@ -182,6 +182,17 @@ fn the_next_turn_of_a_chat_reuses_the_last_good() {
 }
 
 #[test]
+fn a_conversation_in_a_batch_ends_with_its_turn_good() {
+    let model = demo();
+    let messages = vec![Message::new("user", "Good morrow, sir.")];
+    let chat = model.chat(&messages, &greedy(200)).unwrap().collect_all().unwrap();
+    assert_eq!(chat.finish.reason, FinishReason::Stop, "{}", chat.text);
+    let batch = model.batch_generate(vec![Prompt::Chat(messages)], &greedy(200)).unwrap().next().unwrap().unwrap();
+    assert_eq!(batch.tokens, chat.tokens);
+    assert_eq!(batch.finish.reason, FinishReason::Stop);
+}
+
+#[test]
 fn classify_in_one_row_and_by_score_agree_good() {
     let model = demo();
     let text = "KING RICHARD:\nMy".to_owned();

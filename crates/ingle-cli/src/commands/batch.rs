@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use ingle::{Message, Prompt, TextModel};
+use ingle::{Message, Prompt};
 use serde_json::{Value, json};
 
 use super::generate::completion_json;
@@ -56,9 +56,7 @@ impl Args {
         let prompts = entries
             .iter()
             .enumerate()
-            .map(|(index, entry)| {
-                self.prompt(entry, model.as_ref()).map_err(|error| format!("prompt {}: {error}", index + 1))
-            })
+            .map(|(index, entry)| self.prompt(entry).map_err(|error| format!("prompt {}: {error}", index + 1)))
             .collect::<Result<Vec<Prompt>, String>>()?;
 
         let (started, progress) = (Instant::now(), Progress::count("prompts"));
@@ -95,7 +93,7 @@ impl Args {
         Ok(())
     }
 
-    fn prompt(&self, entry: &Entry, model: &dyn TextModel) -> Result<Prompt, Failure> {
+    fn prompt(&self, entry: &Entry) -> Result<Prompt, Failure> {
         let conversation = match entry {
             Entry::Object(object) if object.contains_key("messages") => {
                 let messages = object["messages"].clone();
@@ -110,7 +108,7 @@ impl Args {
                 vec![Message::new("user", text)]
             }
         };
-        Ok(model.chat_prompt(&conversation)?)
+        Ok(Prompt::Chat(conversation))
     }
 }
 

@@ -36,6 +36,7 @@ mod device;
 mod dtype;
 mod error;
 mod op;
+mod quantization;
 mod shape;
 mod tensor;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use device::{Device, DeviceHandle, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{Activation, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
+pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, UnpackedRow};
 pub use shape::{Shape, Spec};
 pub use tensor::Tensor;
 

@@ -15,7 +15,7 @@ mod infer;
 #[cfg(test)]
 mod infer_tests;
 
-use crate::{DType, Shape};
+use crate::{DType, Quantization, Shape};
 
 /// An operation with its parameters. Tensors are passed beside it, in the order each variant's text gives.
 ///
@@ -114,10 +114,26 @@ pub enum Op {
     /// converted to the target's dtype. Indices must differ from each other. Donate the target and the
     /// write happens in place.
     WriteRows,
+    /// A quantised matrix → the floats `[n, k]` it stands for ([`Quantization::weights`]). A device may keep it
+    /// packed and unpack what an operation needs, so that the result takes no more memory than its inputs.
+    ///
+    /// Inputs: of [`Quantization::Affine`] `weight u32[n, k · bits / 32]`, `scales [n, k / group_size]` and
+    /// `offsets [n, k / group_size]`; of [`Quantization::Blocks`] `blocks u8[n, bytes of a row]`.
+    Dequantize {
+        /// How it is quantised.
+        quantization: Quantization,
+        /// Dtype of the result.
+        dtype: DType,
+    },
 
     // --- Fused ---
+    /// `weight [n, k]` → the same numbers, lying as the device's [`Op::Linear`] reads a weight fastest. Models
+    /// apply it once, when they load; everything else reads the result as it would the input.
+    Pack,
     /// `x […, k], weight [n, k]` and optionally `bias [n]` → `x · weightᵀ + bias`, in `x`'s dtype. The
-    /// weight may be of another float dtype; a device may round `x` to it to use its matrix instructions.
+    /// weight may be of another float dtype; a device may round `x` to it to use its matrix instructions. If the
+    /// weight is the result of [`Op::Dequantize`], it may round `x` to 8-bit integers, each group of `x` that
+    /// meets one scale of a row against its own largest magnitude.
     Linear,
     /// Softmax along the last axis.
     Softmax,
@@ -333,6 +349,8 @@ impl Op {
             Op::MatMul => "matmul",
             Op::TakeRows => "take_rows",
             Op::WriteRows => "write_rows",
+            Op::Dequantize { .. } => "dequantize",
+            Op::Pack => "pack",
             Op::Linear => "linear",
             Op::Softmax => "softmax",
             Op::RmsNorm { .. } => "rms_norm",

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use half::{bf16, f16};
 
 use crate::{
-    Activation, BinaryOp, CompareOp, DType, DeviceHandle, Element, Error, Op, PagedAttention, ReduceOp, Result,
-    RopeLayout, Shape, Spec, Storage, UnaryOp,
+    Activation, BinaryOp, CompareOp, DType, DeviceHandle, Element, Error, Op, PagedAttention, Quantization, ReduceOp,
+    Result, RopeLayout, Shape, Spec, Storage, UnaryOp,
 };
 
 /// An immutable array of elements on a device.
@@ -238,6 +238,22 @@ impl Tensor {
     /// [`Op::WriteRows`]; in place if this is the target's last handle.
     pub fn write_rows(self, rows: &Tensor, index: &Tensor) -> Result<Tensor> {
         Self::apply(&Op::WriteRows, vec![self, rows.clone(), index.clone()])
+    }
+
+    /// [`Op::Pack`].
+    ///
+    /// # Errors
+    /// See [`Op::infer`]; past the device's memory.
+    pub fn pack(self) -> Result<Tensor> {
+        Self::apply(&Op::Pack, vec![self])
+    }
+
+    /// [`Op::Dequantize`] of the inputs that it names.
+    ///
+    /// # Errors
+    /// See [`Op::infer`]; past the device's memory.
+    pub fn dequantize(inputs: Vec<Tensor>, quantization: Quantization, dtype: DType) -> Result<Tensor> {
+        Self::apply(&Op::Dequantize { quantization, dtype }, inputs)
     }
 
     /// [`Op::Linear`].

@@ -6,6 +6,7 @@ mod elementwise;
 mod layout;
 mod normal;
 mod products;
+mod quantised;
 mod reductions;
 mod rows;
 
@@ -51,6 +52,8 @@ families! {
     MatMul => products::matmul,
     TakeRows => rows::take_rows,
     WriteRows => rows::write_rows,
+    Dequantize => quantised::dequantize,
+    Pack => quantised::pack,
     Linear => products::linear,
     Softmax => reductions::softmax,
     RmsNorm => normal::rms_norm,
@@ -84,6 +87,8 @@ impl Family {
             Op::MatMul => Family::MatMul,
             Op::TakeRows => Family::TakeRows,
             Op::WriteRows => Family::WriteRows,
+            Op::Dequantize { .. } => Family::Dequantize,
+            Op::Pack => Family::Pack,
             Op::Linear => Family::Linear,
             Op::Softmax => Family::Softmax,
             Op::RmsNorm { .. } => Family::RmsNorm,

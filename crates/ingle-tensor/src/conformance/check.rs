@@ -57,7 +57,8 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Compare(_)
         | Op::ArgMax { .. }
         | Op::TakeRows
-        | Op::WriteRows => Agreement::Element,
+        | Op::WriteRows
+        | Op::Pack => Agreement::Element,
         Op::Binary(BinaryOp::Max | BinaryOp::Min) | Op::Reduce { op: ReduceOp::Max, .. } => Agreement::Number,
         // From an integer, a device may convert by way of f32.
         Op::Cast { .. } if inputs.iter().all(|x| x.dtype.is_float()) => Agreement::Element,
@@ -68,6 +69,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Binary(_)
         | Op::Reduce { op: ReduceOp::Sum, .. }
         | Op::MatMul
+        | Op::Dequantize { .. }
         | Op::Linear
         | Op::Softmax
         | Op::RmsNorm { .. }

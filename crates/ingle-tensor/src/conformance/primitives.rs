@@ -3,7 +3,7 @@
 
 use super::array::{Array, positions, truncate, wrap};
 use super::tolerance::{Real, Sum};
-use crate::{BinaryOp, CompareOp, DType, Error, Op, ReduceOp, Result, Spec, UnaryOp};
+use crate::{BinaryOp, CompareOp, DType, Error, Op, Quantization, ReduceOp, Result, Spec, UnaryOp, UnpackedRow};
 
 /// An input: its elements and what they are.
 #[derive(Clone, Copy)]
@@ -59,6 +59,9 @@ pub(super) fn run(op: &Op, inputs: &[Input<'_>], output: &Spec) -> Option<Result
         (Op::ArgMax { axis }, [x]) => Ok(argmax(x, *axis)),
         (Op::MatMul, [a, b]) => Ok(matmul(a, b, output)),
         (Op::TakeRows, [table, index]) => rows_of(op, index, table.shape()[0]).map(|rows| take_rows(table, &rows)),
+        (Op::Dequantize { quantization, dtype }, [packed, floats @ ..]) => {
+            Ok(dequantize(*quantization, packed, floats, *dtype, output))
+        }
         _ => return None,
     };
     Some(result)
@@ -216,6 +219,39 @@ fn matmul(a: &Input<'_>, b: &Input<'_>, output: &Spec) -> Array {
         }
     }
     Array::Floats(products)
+}
+
+/// The products and sums of each weight, as [`Quantization::weights`] defines them, in f64.
+fn dequantize(
+    quantization: Quantization,
+    packed: &Input<'_>,
+    beside: &[Input<'_>],
+    dtype: DType,
+    output: &Spec,
+) -> Array {
+    let bytes = packed.array.encode(packed.spec.dtype);
+    let (n, k) = (output.shape[0], output.shape[1]);
+    let form = quantization.form();
+    let groups = k / form.group_size;
+    let mut weights = Vec::with_capacity(n * k);
+    for (row, packed) in bytes.chunks_exact((bytes.len() / n.max(1)).max(1)).take(n).enumerate() {
+        let (mut quants, mut scales, mut offsets) = (vec![0; k], vec![0.0; groups], vec![0.0; groups]);
+        let unpacked = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
+        quantization.unpack_row(packed, unpacked);
+        let real = |own: f32, input: usize, group: usize| match beside.get(input) {
+            Some(input) => floats(input)[row * groups + group],
+            None => Real::exact(own.into()),
+        };
+        for (i, &quant) in quants.iter().enumerate() {
+            let value = form.codebook.map_or(quant, |codebook| codebook[usize::from(quant & 15)]);
+            let steps = Real::exact(f64::from(value) - f64::from(form.zero));
+            let group = i / form.group_size;
+            let product = real(scales[group], 0, group).binary(BinaryOp::Mul, steps, DType::F32);
+            let weight = product.binary(BinaryOp::Add, real(offsets[group], 1, group), DType::F32);
+            weights.push(weight.cast(dtype));
+        }
+    }
+    Array::Floats(weights)
 }
 
 fn take_rows(table: &Input<'_>, rows: &[usize]) -> Array {

@@ -14,6 +14,7 @@ impl Op {
     /// Those of the operations it is composed of.
     pub fn decompose(&self, inputs: &[Tensor]) -> Option<Result<Tensor>> {
         let composed = match (self, inputs) {
+            (Op::Pack, [weight]) => weight.reshape(weight.shape()),
             (Op::Linear, [x, weight, bias @ ..]) => linear(x, weight, bias.first()),
             (Op::Softmax, [x]) => in_f32(x, softmax),
             (Op::RmsNorm { eps, offset }, [x, weight]) => in_f32(x, |x| rms_norm(x, weight, *eps, *offset)),

@@ -3,7 +3,7 @@
 
 use super::{Op, UnaryOp};
 use crate::error::listed;
-use crate::{BinaryOp, DType, Error, Result, Shape, Spec};
+use crate::{BinaryOp, DType, Error, Quantization, Result, Shape, Spec};
 
 impl Op {
     /// The spec of the result that this operation gives on inputs of these specs.
@@ -124,6 +124,13 @@ impl Op {
                     "target [n, …], rows [T, …], index [T]",
                 )?;
                 Ok(target.clone())
+            }
+            Op::Dequantize { quantization, dtype } => rule.dequantize(*quantization, *dtype),
+            Op::Pack => {
+                let [weight] = rule.inputs()?;
+                rule.floats(&[weight])?;
+                rule.shape_if(weight.shape.len() == 2, "weight [n, k]")?;
+                Ok(weight.clone())
             }
             Op::Linear => rule.linear(),
             Op::RmsNorm { .. } => {
@@ -285,6 +292,42 @@ impl<'a> Rule<'a> {
             && bias.is_none_or(|bias| *bias.shape == [weight.shape[0]]);
         self.shape_if(fits, "x […, k], weight [n, k] and, if any, bias [n]")?;
         self.sized(Spec::new(x.shape.with_axis(x.shape.len() - 1, weight.shape[0]), x.dtype))
+    }
+
+    fn dequantize(&self, quantization: Quantization, dtype: DType) -> Result<Spec> {
+        self.dtype_if(dtype.is_float(), "a floating-point result")?;
+        let (packed, k) = match quantization {
+            Quantization::Affine { bits, group_size } => {
+                let [weight, scales, offsets] = self.inputs()?;
+                let known =
+                    Quantization::AFFINE_BITS.contains(&bits) && Quantization::AFFINE_GROUPS.contains(&group_size);
+                self.shape_if(known, "2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128")?;
+                self.dtype_if(weight.dtype == DType::U32, "a u32 weight")?;
+                self.floats(&[scales, offsets])?;
+                self.same_dtype(&[scales, offsets])?;
+                let matrix = weight.shape.len() == 2 && scales.shape.len() == 2;
+                let k = if matrix { scales.shape[1].saturating_mul(group_size) } else { 0 };
+                let fits = matrix
+                    && scales.shape == offsets.shape
+                    && scales.shape[0] == weight.shape[0]
+                    && quantization.row_bytes(k) == weight.shape[1].checked_mul(size_of::<u32>());
+                self.shape_if(fits, || {
+                    format!(
+                        "weight [n, k · {bits} / 32], scales and offsets [n, k / {group_size}] with k a multiple of {group_size}"
+                    )
+                })?;
+                (weight, k)
+            }
+            Quantization::Blocks(format) => {
+                let [blocks] = self.inputs()?;
+                self.dtype_if(blocks.dtype == DType::U8, "u8 blocks")?;
+                let bytes = format.block_bytes();
+                let fits = blocks.shape.len() == 2 && blocks.shape[1].is_multiple_of(bytes);
+                self.shape_if(fits, || format!("rows [n, bytes] of whole blocks of {bytes} bytes"))?;
+                (blocks, blocks.shape[1] / bytes * format.block_len())
+            }
+        };
+        self.sized(Spec::new([packed.shape[0], k], dtype))
     }
 
     fn last_axis_vectors(&self, x: &Spec, vectors: &[&Spec]) -> Result<Spec> {

@@ -3,7 +3,8 @@
 
 use crate::DType::{BF16, F16, F32, I8, I32, I64, U8, U32};
 use crate::{
-    Activation, BinaryOp, CompareOp, DType, Error, Op, PagedAttention, ReduceOp, RopeLayout, Shape, Spec, UnaryOp,
+    Activation, BinaryOp, BlockFormat, CompareOp, DType, Error, Op, PagedAttention, Quantization, ReduceOp, RopeLayout,
+    Shape, Spec, UnaryOp,
 };
 
 fn spec(dtype: DType, shape: &[usize]) -> Spec {
@@ -498,4 +499,44 @@ fn paged_attention_with_parameters_that_mean_nothing_ugly() {
     inputs[1].shape = [24, 0, 6].into();
     inputs[2].shape = [24, 0, 6].into();
     assert!(matches!(Op::PagedAttention(attention(8)).infer(&inputs), Err(Error::Shape { .. })));
+}
+
+fn affine(bits: usize, group_size: usize) -> Op {
+    Op::Dequantize { quantization: Quantization::Affine { bits, group_size }, dtype: BF16 }
+}
+
+fn q8_0() -> Op {
+    Op::Dequantize { quantization: Quantization::Blocks(BlockFormat::Q8_0), dtype: F32 }
+}
+
+#[test]
+fn quantised_matrices_good() {
+    gives(&affine(4, 64), &[(U32, &[5, 32]), (F16, &[5, 4]), (F16, &[5, 4])], (BF16, &[5, 256]));
+    gives(&affine(3, 32), &[(U32, &[5, 3]), (F32, &[5, 1]), (F32, &[5, 1])], (BF16, &[5, 32]));
+    gives(&q8_0(), &[(U8, &[3, 68])], (F32, &[3, 64]));
+    gives(&q8_0(), &[(U8, &[3, 0])], (F32, &[3, 0]));
+    gives(&Op::Pack, &[(BF16, &[3, 7])], (BF16, &[3, 7]));
+}
+
+#[test]
+fn quantised_matrices_bad() {
+    let short = "dequantize: expected weight [n, k · 4 / 32], scales and offsets [n, k / 64] with k a multiple of 64, found shapes ";
+    for (scales, offsets) in [([5, 3], [5, 3]), ([5, 4], [5, 3]), ([4, 4], [4, 4])] {
+        let found = format!("u32[5, 32], f16[{}, {}], f16[{}, {}]", scales[0], scales[1], offsets[0], offsets[1]);
+        refuses(&affine(4, 64), &[(U32, &[5, 32]), (F16, &scales), (F16, &offsets)], &format!("{short}{found}"));
+    }
+    let inputs: [(DType, &[usize]); 3] = [(U32, &[5, 7]), (F16, &[5, 1]), (F16, &[5, 1])];
+    refuses(
+        &affine(7, 32),
+        &inputs,
+        "dequantize: expected 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, found shapes u32[5, 7], f16[5, 1], f16[5, 1]",
+    );
+    refuses(
+        &q8_0(),
+        &[(U8, &[3, 67])],
+        "dequantize: expected rows [n, bytes] of whole blocks of 34 bytes, found shapes u8[3, 67]",
+    );
+    refuses(&q8_0(), &[(I8, &[3, 68])], "dequantize: expected u8 blocks, found dtypes i8[3, 68]");
+    refuses(&Op::Pack, &[(F32, &[3])], "pack: expected weight [n, k], found shapes f32[3]");
+    refuses(&Op::Pack, &[(I8, &[3, 3])], "pack: expected floating-point operands, found dtypes i8[3, 3]");
 }

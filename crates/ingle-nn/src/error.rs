@@ -14,7 +14,10 @@ pub enum Error {
     #[error(transparent)]
     Tensor(#[from] ingle_tensor::Error),
     /// The model's directory is not there.
-    #[error("{}: no such model directory; give a directory that holds config.json and *.safetensors", path.display())]
+    #[error(
+        "{}: no such model directory; give a directory that holds config.json and *.safetensors, or a .gguf file",
+        path.display()
+    )]
     MissingDirectory {
         /// Where it was looked for.
         path: PathBuf,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Where a model's files are: a directory, or the program itself.
+//! Where a model's files are: a directory, a GGUF file, or the program itself.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use ingle_tensor::Bytes;
 use serde::de::DeserializeOwned;
 
+use crate::gguf::Gguf;
 use crate::{Error, Result};
 
-/// A model's files by name: those of a directory, or ones built into the program.
+/// A model's files by name: those of a directory, one GGUF file that has no others, or ones built into the program.
 #[derive(Clone, Debug)]
 pub enum ModelFiles {
     /// A directory on disk; large files are memory-mapped.
     Directory(PathBuf),
+    /// A GGUF file, or the first part of one that was split. It holds everything: no other file is looked for.
+    Gguf(PathBuf),
     /// Files compiled into the program.
     Embedded {
         /// The model's name, shown in place of a folder.
@@ -36,10 +39,48 @@ impl ModelFiles {
         Ok(ModelFiles::Directory(path.into()))
     }
 
-    /// The model's name: its folder's path, or the embedded model's name.
+    /// The files of the model at `path`: a `.gguf` file, a directory, or a directory that holds no `config.json` but
+    /// one `.gguf` file (or all parts of one). Files named `mmproj*`, projectors of images, are passed over.
+    ///
+    /// # Errors
+    /// [`Error::MissingDirectory`] if there is neither; [`Error::Malformed`] for a directory with several `.gguf`
+    /// models.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.extension().is_some_and(|extension| extension == "gguf") && path.is_file() {
+            return Ok(ModelFiles::Gguf(path.into()));
+        }
+        let directory = ModelFiles::directory(path)?;
+        if path.join("config.json").is_file() {
+            return Ok(directory);
+        }
+        let mut models = directory.names()?;
+        models.retain(|name| name.ends_with(".gguf") && !name.starts_with("mmproj") && !is_later_part(name));
+        match models.as_slice() {
+            [] => Ok(directory),
+            [model] => Ok(ModelFiles::Gguf(path.join(model))),
+            _ => {
+                let message = format!("holds several models; give the path of one: {}", models.join(", "));
+                Err(Error::Malformed { file: path.display().to_string(), message })
+            }
+        }
+    }
+
+    /// The GGUF file that this stands for, opened and checked; `None` if it stands for other files.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn gguf(&self) -> Result<Option<Gguf>> {
+        match self {
+            ModelFiles::Gguf(path) => Gguf::open(path).map(Some),
+            ModelFiles::Directory(_) | ModelFiles::Embedded { .. } => Ok(None),
+        }
+    }
+
+    /// The model's name: its folder's or file's path, or the embedded model's name.
     pub fn name(&self) -> String {
         match self {
-            ModelFiles::Directory(path) => path.display().to_string(),
+            ModelFiles::Directory(path) | ModelFiles::Gguf(path) => path.display().to_string(),
             ModelFiles::Embedded { name, .. } => (*name).to_owned(),
         }
     }
@@ -47,7 +88,7 @@ impl ModelFiles {
     /// The file's name with its folder, for messages.
     pub fn locate(&self, name: &str) -> String {
         match self {
-            ModelFiles::Directory(path) => path.join(name).display().to_string(),
+            ModelFiles::Directory(path) | ModelFiles::Gguf(path) => path.join(name).display().to_string(),
             ModelFiles::Embedded { name: model, .. } => format!("{model}/{name}"),
         }
     }
@@ -59,21 +100,8 @@ impl ModelFiles {
     /// [`Error::Io`] if it is there but cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Bytes>> {
         match self {
-            ModelFiles::Directory(path) => {
-                let io = |source| Error::Io { file: self.locate(name), source };
-                let file = match File::open(path.join(name)) {
-                    Ok(file) => file,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                    Err(error) => return Err(io(error)),
-                };
-                if file.metadata().map_err(io)?.len() == 0 {
-                    return Ok(Some(Bytes::new()));
-                }
-                // SAFETY: the mapping is read-only and private to this process; that nobody shortens a model
-                // file while it is loaded is documented above as the caller's duty.
-                let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-                Ok(Some(Bytes::from_owner(map)))
-            }
+            ModelFiles::Directory(path) => map_file(&path.join(name)),
+            ModelFiles::Gguf(_) => Ok(None),
             ModelFiles::Embedded { files, .. } => {
                 Ok(files.iter().find(|(file, _)| *file == name).map(|(_, content)| Bytes::from_static(content)))
             }
@@ -107,7 +135,7 @@ impl ModelFiles {
         self.find_json(name)?.ok_or_else(|| Error::MissingFile { file: self.locate(name), hint: hint.into() })
     }
 
-    /// The names of all files, sorted; folders are left out.
+    /// The names of all files, sorted; folders are left out. A GGUF file has none beside it.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory cannot be listed.
@@ -124,11 +152,40 @@ impl ModelFiles {
                 }
                 names
             }
+            ModelFiles::Gguf(_) => Vec::new(),
             ModelFiles::Embedded { files, .. } => files.iter().map(|(name, _)| (*name).to_owned()).collect(),
         };
         names.sort();
         Ok(names)
     }
+}
+
+/// The content of a file, memory-mapped, or `None` if there is no such file. It must not be shortened while the bytes
+/// are in use.
+pub(crate) fn map_file(path: &Path) -> Result<Option<Bytes>> {
+    let io = |source| Error::Io { file: path.display().to_string(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    if file.metadata().map_err(io)?.len() == 0 {
+        return Ok(Some(Bytes::new()));
+    }
+    // SAFETY: the mapping is read-only and private to this process; that nobody shortens a model file while it is
+    // loaded is documented here and wherever this is called as the caller's duty.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    Ok(Some(Bytes::from_owner(map)))
+}
+
+/// Whether a GGUF file's name is that of a part, and not the first: `model-00002-of-00003.gguf`.
+fn is_later_part(name: &str) -> bool {
+    let Some((rest, count)) = name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")) else {
+        return false;
+    };
+    let number = rest.rsplit_once('-').map_or("", |(_, number)| number);
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number(count) && is_number(number) && number != "00001"
 }
 
 #[cfg(test)]
@@ -168,5 +225,34 @@ mod tests {
         std::fs::write(folder.path().join("empty"), b"").unwrap();
         let files = ModelFiles::directory(folder.path()).unwrap();
         assert_eq!(files.find("empty").unwrap(), Some(Bytes::new()));
+    }
+
+    #[test]
+    fn gguf_is_told_from_a_directory_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let opened = || ModelFiles::open(folder.path()).unwrap();
+        assert!(matches!(opened(), ModelFiles::Directory(_)));
+        for name in ["mmproj-F16.gguf", "m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+            std::fs::write(path(name), b"").unwrap();
+        }
+        assert!(matches!(opened(), ModelFiles::Gguf(found) if found == path("m-00001-of-00002.gguf")));
+        let named = ModelFiles::open(path("m-00002-of-00002.gguf")).unwrap();
+        assert!(matches!(&named, ModelFiles::Gguf(found) if *found == path("m-00002-of-00002.gguf")));
+        assert!(named.find("config.json").unwrap().is_none() && named.names().unwrap().is_empty());
+        assert!(named.gguf().is_err(), "an empty file is no GGUF");
+        std::fs::write(path("config.json"), b"{}").unwrap();
+        assert!(matches!(opened(), ModelFiles::Directory(_)) && opened().gguf().unwrap().is_none());
+    }
+
+    #[test]
+    fn several_gguf_models_are_named_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a-Q4_0.gguf", "a-Q8_0.gguf"] {
+            std::fs::write(folder.path().join(name), b"").unwrap();
+        }
+        let error = ModelFiles::open(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("holds several models; give the path of one: a-Q4_0.gguf, a-Q8_0.gguf"), "{error}");
+        assert!(ModelFiles::open("/nowhere/at/all.gguf").is_err());
     }
 }

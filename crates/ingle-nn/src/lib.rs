@@ -3,9 +3,10 @@
 //!
 //! From a directory to numbers, in the order things happen:
 //!
-//! - [`ModelFiles`] is where a model's files are: a directory, or the program itself.
+//! - [`ModelFiles`] is where a model's files are: a directory, a GGUF file, or the program itself.
 //! - [`Checkpoint`] is what its safetensors files hold. Headers are checked before anything is loaded; a
 //!   truncated or lying file is an [`Error`] that names the file, the tensor, and the numbers.
+//! - [`gguf::Gguf`] is what a GGUF file holds: configuration, tokeniser and tensors, checked likewise.
 //! - [`Weights`] puts tensors on a device by name, one [scope](Weights::scope) after another, so that a model
 //!   reads like its checkpoint.
 //! - [`Linear`], [`Embedding`], [`RmsNorm`] and [`RotaryEmbedding`] are the layers.
@@ -51,6 +52,7 @@ mod checkpoint;
 mod embedding;
 mod error;
 mod files;
+pub mod gguf;
 mod linear;
 mod norm;
 mod rope;

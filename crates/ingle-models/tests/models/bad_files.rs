@@ -72,7 +72,8 @@ impl Copy {
 #[test]
 fn missing_directory_bad() {
     let error = ModelFiles::directory("/no/such/model").unwrap_err().to_string();
-    let expected = "/no/such/model: no such model directory; give a directory that holds config.json and *.safetensors";
+    let expected = "/no/such/model: no such model directory; give a directory that holds config.json and *.safetensors, \
+                    or a .gguf file";
     assert_eq!(error, expected);
 }
 

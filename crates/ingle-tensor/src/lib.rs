@@ -46,7 +46,7 @@ pub use device::{Device, DeviceHandle, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{Activation, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
-pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, UnpackedRow};
+pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, SuperScales, UnpackedRow};
 pub use shape::{Shape, Spec};
 pub use tensor::Tensor;
 

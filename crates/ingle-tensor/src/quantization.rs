@@ -7,7 +7,7 @@
 
 mod blocks;
 
-pub use blocks::BlockFormat;
+pub use blocks::{BlockFormat, SuperScales};
 
 /// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +129,16 @@ impl std::fmt::Display for Quantization {
 
 /// Numbers of `bits` each, from the lowest bit of the first byte upwards.
 fn unpack_bits(bits: usize, packed: &[u8], quants: &mut [u8]) {
+    if bits == 8 {
+        quants.iter_mut().zip(packed).for_each(|(quant, byte)| *quant = *byte);
+        return;
+    }
+    if bits == 4 {
+        for (pair, byte) in quants.chunks_exact_mut(2).zip(packed) {
+            (pair[0], pair[1]) = (byte & 15, byte >> 4);
+        }
+        return;
+    }
     let mask = ((1u16 << bits) - 1) as u8;
     // Eight numbers take `bits` bytes, whatever `bits` is.
     for (eight, packed) in quants.chunks_mut(8).zip(packed.chunks(bits.max(1))) {

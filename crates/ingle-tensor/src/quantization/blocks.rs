@@ -27,6 +27,20 @@ const PLAIN: usize = 32;
 /// Weights in a block of the K formats.
 const SUPER: usize = 256;
 
+/// The scales of a block of a K format: those of its groups in few bits, and what they all are multiplied by.
+/// Group `g` has the scale `scale · scales[g]` and the offset `−min · mins[g]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SuperScales {
+    /// Of the scales.
+    pub scale: f16,
+    /// Of the offsets; 0 in a format without.
+    pub min: f16,
+    /// One for each group; formats with eight groups use the first eight.
+    pub scales: [i8; 16],
+    /// One for each group.
+    pub mins: [u8; 16],
+}
+
 /// What the 16 quants of IQ4_NL stand for, with 128 added.
 const IQ4_NL: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
 
@@ -104,6 +118,36 @@ impl BlockFormat {
         }
     }
 
+    /// The scales of one block as a K format stores them; `None` for the plain formats, or if bytes are missing.
+    pub fn super_scales(self, block: &[u8]) -> Option<SuperScales> {
+        if block.len() < self.block_bytes() {
+            return None;
+        }
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
+        let (mut scales, mut mins) = ([0; 16], [0; 16]);
+        let (scale, min) = match self {
+            BlockFormat::Q2K => {
+                scales = std::array::from_fn(|group| (block[group] & 15) as i8);
+                mins = std::array::from_fn(|group| block[group] >> 4);
+                (half(80), half(82))
+            }
+            BlockFormat::Q3K => {
+                scales = three_bit_scales(&block[96..108]);
+                (half(108), f16::ZERO)
+            }
+            BlockFormat::Q4K | BlockFormat::Q5K => {
+                six_bit_scales(&block[4..16], &mut scales, &mut mins);
+                (half(0), half(2))
+            }
+            BlockFormat::Q6K => {
+                scales = std::array::from_fn(|group| block[192 + group] as i8);
+                (half(208), f16::ZERO)
+            }
+            _ => return None,
+        };
+        Some(SuperScales { scale, min, scales, mins })
+    }
+
     pub(super) fn unpack_row(self, packed: &[u8], row: UnpackedRow<'_>) {
         let UnpackedRow { quants, scales, offsets } = row;
         let groups = self.block_len() / self.form().group_size;
@@ -111,6 +155,15 @@ impl BlockFormat {
         let parts = parts.zip(offsets.chunks_exact_mut(groups)).zip(packed.chunks_exact(self.block_bytes()));
         for (((quants, scales), offsets), block) in parts {
             offsets.fill(0.0);
+            if let Some(supers) = self.super_scales(block) {
+                let (scale, min) = (supers.scale.to_f32(), supers.min.to_f32());
+                for (to, &own) in scales.iter_mut().zip(&supers.scales) {
+                    *to = scale * f32::from(own);
+                }
+                for (to, &own) in offsets.iter_mut().zip(&supers.mins) {
+                    *to = -(min * f32::from(own));
+                }
+            }
             let row = UnpackedRow { quants, scales, offsets };
             match self {
                 BlockFormat::Q4_0 | BlockFormat::Iq4Nl => {
@@ -138,20 +191,17 @@ impl BlockFormat {
                         *quant = byte ^ 0x80;
                     }
                 }
-                BlockFormat::Q2K => q2_k(block, row),
-                BlockFormat::Q3K => q3_k(block, row),
-                BlockFormat::Q4K => {
-                    six_bit_scales(block, row.scales, row.offsets);
-                    nibble_pairs(&block[16..], row.quants);
+                BlockFormat::Q2K => two_bits(&block[16..80], row.quants),
+                BlockFormat::Q3K => {
+                    two_bits(&block[32..96], row.quants);
+                    high_bits(&block[..32], 2, row.quants);
                 }
+                BlockFormat::Q4K => nibble_pairs(&block[16..], row.quants),
                 BlockFormat::Q5K => {
-                    six_bit_scales(block, row.scales, row.offsets);
                     nibble_pairs(&block[48..], row.quants);
-                    for (i, quant) in row.quants.iter_mut().enumerate() {
-                        *quant |= ((block[16 + i % 32] >> (i / 32)) & 1) << 4;
-                    }
+                    high_bits(&block[16..48], 4, row.quants);
                 }
-                BlockFormat::Q6K => q6_k(block, row),
+                BlockFormat::Q6K => six_bits(block, row.quants),
             }
         }
     }
@@ -163,80 +213,81 @@ fn float(bytes: &[u8]) -> f32 {
 
 /// Sixteen bytes: their low halves, then their high ones.
 fn nibbles(bytes: &[u8], quants: &mut [u8]) {
-    for (i, quant) in quants.iter_mut().enumerate() {
-        *quant = (bytes[i % 16] >> (i / 16 * 4)) & 15;
+    let (low, high) = quants.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(&bytes[..16]) {
+        (*low, *high) = (byte & 15, byte >> 4);
     }
 }
 
-/// Quarters of 64 weights, 32 bytes each: their low halves, then their high ones.
+/// 32 bytes for each 64 weights: their low halves, then their high ones.
 fn nibble_pairs(bytes: &[u8], quants: &mut [u8]) {
     for (quants, bytes) in quants.chunks_exact_mut(64).zip(bytes.chunks_exact(32)) {
-        for (i, quant) in quants.iter_mut().enumerate() {
-            *quant = (bytes[i % 32] >> (i / 32 * 4)) & 15;
+        let (low, high) = quants.split_at_mut(32);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+            (*low, *high) = (byte & 15, byte >> 4);
         }
     }
 }
 
+/// The fifth bit of each of 32 weights.
 fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
+    let word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for (i, quant) in quants.iter_mut().enumerate() {
-        *quant |= ((bytes[i / 8] >> (i % 8)) & 1) << 4;
+        *quant |= ((word >> i) & 1) as u8 * 16;
     }
 }
 
-/// Two bits each: 32 bytes hold 128 weights, first the lowest pair of bits of all of them.
-fn two_bits(bytes: &[u8], i: usize) -> u8 {
-    (bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3
-}
-
-fn q2_k(block: &[u8], row: UnpackedRow<'_>) {
-    let (scale, min) = (float(&block[80..82]), float(&block[82..84]));
-    for (group, &packed) in block[..16].iter().enumerate() {
-        row.scales[group] = scale * f32::from(packed & 15);
-        row.offsets[group] = -(min * f32::from(packed >> 4));
-    }
-    for (i, quant) in row.quants.iter_mut().enumerate() {
-        *quant = two_bits(&block[16..80], i);
+/// 32 bytes for each 128 weights: the lowest pair of bits of all of them, then the next.
+fn two_bits(bytes: &[u8], quants: &mut [u8]) {
+    for (quants, bytes) in quants.chunks_exact_mut(128).zip(bytes.chunks_exact(32)) {
+        for (pair, quants) in quants.chunks_exact_mut(32).enumerate() {
+            for (quant, byte) in quants.iter_mut().zip(bytes) {
+                *quant = (byte >> (2 * pair)) & 3;
+            }
+        }
     }
 }
 
-fn q3_k(block: &[u8], row: UnpackedRow<'_>) {
-    let (high, low, packed) = (&block[..32], &block[32..96], &block[96..108]);
-    let scale = float(&block[108..110]);
-    for (group, to) in row.scales.iter_mut().enumerate() {
+/// 32 bytes: the lowest bit of all of them belongs to the first 32 weights, as bit `place` of each; and so on.
+fn high_bits(bytes: &[u8], place: usize, quants: &mut [u8]) {
+    for (bit, quants) in quants.chunks_exact_mut(32).enumerate() {
+        for (quant, byte) in quants.iter_mut().zip(bytes) {
+            *quant |= ((byte >> bit) & 1) << place;
+        }
+    }
+}
+
+/// Q3_K's sixteen scales, six bits each: the low four, then the high two.
+fn three_bit_scales(packed: &[u8]) -> [i8; 16] {
+    std::array::from_fn(|group| {
         let low = (packed[group % 8] >> (group / 8 * 4)) & 15;
         let high = (packed[8 + group % 4] >> (group / 4 * 2)) & 3;
-        *to = scale * (f32::from(low | high << 4) - 32.0);
-    }
-    for (i, quant) in row.quants.iter_mut().enumerate() {
-        *quant = two_bits(low, i) | ((high[i % 32] >> (i / 32)) & 1) << 2;
-    }
+        (low | high << 4) as i8 - 32
+    })
 }
 
-/// The scales and offsets of Q4_K and Q5_K: eight of either, six bits each, in twelve bytes.
-fn six_bit_scales(block: &[u8], scales: &mut [f32], offsets: &mut [f32]) {
-    let (scale, min) = (float(&block[..2]), float(&block[2..4]));
-    let packed = &block[4..16];
+/// The scales and minima of Q4_K and Q5_K: eight of either, six bits each, in twelve bytes.
+fn six_bit_scales(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16]) {
     for group in 0..8 {
-        let (s, m) = if group < 4 {
+        let (scale, min) = if group < 4 {
             (packed[group] & 63, packed[group + 4] & 63)
         } else {
             let low = packed[group + 4];
             ((low & 15) | (packed[group - 4] >> 6) << 4, (low >> 4) | (packed[group] >> 6) << 4)
         };
-        scales[group] = scale * f32::from(s);
-        offsets[group] = -(min * f32::from(m));
+        (scales[group], mins[group]) = (scale as i8, min);
     }
 }
 
-fn q6_k(block: &[u8], row: UnpackedRow<'_>) {
-    let scale = float(&block[208..210]);
-    for (to, &packed) in row.scales.iter_mut().zip(&block[192..208]) {
-        *to = scale * f32::from(packed as i8);
-    }
-    for (i, quant) in row.quants.iter_mut().enumerate() {
-        let (half, quarter, lane) = (i / 128, i % 128 / 32, i % 32);
-        let low = block[half * 64 + quarter % 2 * 32 + lane] >> (quarter / 2 * 4);
-        let high = block[128 + half * 32 + lane] >> (quarter * 2);
-        *quant = (low & 15) | (high & 3) << 4;
+/// Q6_K: the low four bits in pairs of quarters, and the high two.
+fn six_bits(block: &[u8], quants: &mut [u8]) {
+    for (half, quants) in quants.chunks_exact_mut(128).enumerate() {
+        let (low, high) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);
+        for (quarter, quants) in quants.chunks_exact_mut(32).enumerate() {
+            let low = &low[quarter % 2 * 32..][..32];
+            for ((quant, low), high) in quants.iter_mut().zip(low).zip(high) {
+                *quant = ((low >> (quarter / 2 * 4)) & 15) | ((high >> (quarter * 2)) & 3) << 4;
+            }
+        }
     }
 }

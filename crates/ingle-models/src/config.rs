@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use ingle_nn::{Bias, Error, ModelFiles, Result, activation, activation_names};
+use ingle_nn::{Bias, Error, Head, ModelFiles, Result, activation, activation_names};
 use ingle_tensor::Activation;
 use serde_json::{Map, Value};
 
@@ -42,8 +42,14 @@ impl Config {
         Error::Malformed { file: self.file.clone(), message }
     }
 
-    fn get(&self, name: &str) -> Option<&Value> {
+    /// A field as it is; `null` is none.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The names of all fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
     }
 
     /// Whether the field is there and not `null`.
@@ -93,6 +99,15 @@ impl Config {
         Ok(self.whole("num_hidden_layers", LAYERS)?.unwrap_or(default))
     }
 
+    /// A whole number out of a few.
+    pub(crate) fn one_of(&self, name: &str, allowed: &[usize]) -> Result<usize> {
+        let found = self.get(name).and_then(Value::as_u64).and_then(|value| usize::try_from(value).ok());
+        found.filter(|value| allowed.contains(value)).ok_or_else(|| {
+            let allowed: Vec<String> = allowed.iter().map(usize::to_string).collect();
+            self.error(name, format!("one of {}", allowed.join(", ")))
+        })
+    }
+
     fn whole(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let whole = value.as_u64().and_then(|value| usize::try_from(value).ok()).filter(|value| range.contains(value));
@@ -128,6 +143,12 @@ impl Config {
     /// Whether layers have a bias; absent where nothing says.
     pub(crate) fn bias(&self, name: &str) -> Result<Bias> {
         Ok(if self.flag(name, false)? { Bias::Present } else { Bias::Absent })
+    }
+
+    /// `tie_word_embeddings`: whose weights the head has.
+    pub(crate) fn head(&self, default: Head) -> Result<Head> {
+        let tied = self.flag("tie_word_embeddings", default == Head::Tied)?;
+        Ok(if tied { Head::Tied } else { Head::Separate })
     }
 
     /// An activation, by one of the names transformers has for it.

@@ -5,8 +5,8 @@
 //! fields have the names that checkpoints and `config.json` give them.
 
 use ingle_nn::{
-    Batch, Bias, CacheLayer, Embedding, KvCache, Linear, Result, RmsNorm, RmsNormConfig, RotaryConfig, RotaryEmbedding,
-    Weights,
+    Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Result, RmsNorm, RmsNormConfig, RotaryConfig,
+    RotaryEmbedding, Weights,
 };
 use ingle_tensor::{Activation, DType, DeviceHandle, Tensor};
 
@@ -47,7 +47,7 @@ pub(crate) struct DecoderConfig {
     pub rope: RotaryConfig,
     /// Of the sliding layers.
     pub rope_local: RotaryConfig,
-    pub tie_word_embeddings: bool,
+    pub head: Head,
 }
 
 /// Where a block normalises.
@@ -209,15 +209,15 @@ impl Decoder {
     pub(crate) fn load(config: &DecoderConfig, summary: Summary, [model, lm_head]: [&Weights<'_>; 2]) -> Result<Self> {
         let device = model.device().clone();
         let table = [config.vocab_size, config.hidden_size];
-        let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table)?;
+        let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table, config.head)?;
         let blocks = config.layer_types.iter().enumerate();
         let layers = blocks
             .map(|(index, &layer_type)| Block::load(&model.scope(&format!("layers.{index}")), config, layer_type))
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(&model.scope("norm"), config.hidden_size, config.norm)?;
-        let lm_head = match config.tie_word_embeddings {
-            true => embed_tokens.as_linear(),
-            false => Linear::load(lm_head, table, Bias::Absent)?,
+        let lm_head = match config.head {
+            Head::Tied => embed_tokens.as_linear(),
+            Head::Separate => Linear::load(lm_head, table, Bias::Absent)?,
         };
         let loaded = model.loaded();
         Ok(Decoder {

@@ -2,7 +2,7 @@
 //! Gemma 2 (Gemma Team 2024): norms before and after, stored around zero; embeddings scaled by √hidden; soft caps
 //! on scores and logits; every other layer slides.
 
-use ingle_nn::{Bias, Result, RmsNormConfig};
+use ingle_nn::{Bias, Head, Result, RmsNormConfig};
 use ingle_tensor::Activation;
 
 use crate::config::Config;
@@ -37,9 +37,9 @@ pub(crate) fn read(config: &Config) -> Result<DecoderConfig> {
         final_logit_softcapping: config.number_or_null("final_logit_softcapping", Some(30.0))?,
         layer_types: config.layer_types(config.layers(26)?, |layer| layer.is_multiple_of(2))?,
         sliding_window: config.size_or_null("sliding_window", 4096)?,
+        rope_local: rope.clone(),
         rope,
-        rope_local: rope,
-        tie_word_embeddings: config.flag("tie_word_embeddings", true)?,
+        head: config.head(Head::Tied)?,
     })
 }
 

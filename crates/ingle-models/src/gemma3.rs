@@ -5,7 +5,7 @@
 //! `gemma3_text` is the language model alone. `gemma3` has it in `text_config`, beside a vision tower that is not
 //! loaded.
 
-use ingle_nn::{Bias, Result, RmsNormConfig};
+use ingle_nn::{Bias, Head, Result, RmsNormConfig};
 use ingle_tensor::Activation;
 
 use crate::config::{Config, LayerType};
@@ -22,11 +22,8 @@ const LOCAL: RopeDefaults =
 pub(crate) fn read_nested(config: &Config) -> Result<DecoderConfig> {
     let text = config.object("text_config")?.ok_or_else(|| config.error("text_config", "an object"))?;
     let decoder = read(&text)?;
-    let tie_word_embeddings = match text.has("tie_word_embeddings") {
-        true => decoder.tie_word_embeddings,
-        false => config.flag("tie_word_embeddings", true)?,
-    };
-    Ok(DecoderConfig { tie_word_embeddings, ..decoder })
+    let head = if text.has("tie_word_embeddings") { decoder.head } else { config.head(Head::Tied)? };
+    Ok(DecoderConfig { head, ..decoder })
 }
 
 /// The `config.json` of a Gemma 3 without vision, or the `text_config` of one with it.
@@ -60,6 +57,6 @@ pub(crate) fn read(config: &Config) -> Result<DecoderConfig> {
         sliding_window: config.size_or_null("sliding_window", 4096)?,
         rope: rotary(config, head_dim, &GLOBAL)?,
         rope_local: rotary(config, head_dim, &LOCAL)?,
-        tie_word_embeddings: config.flag("tie_word_embeddings", true)?,
+        head: config.head(Head::Tied)?,
     })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Llama (Touvron et al. 2023; Grattafiori et al. 2024): the plain decoder.
 
-use ingle_nn::{Result, RmsNormConfig};
+use ingle_nn::{Head, Result, RmsNormConfig};
 use ingle_tensor::Activation;
 
 use crate::config::{Config, LayerType};
@@ -36,8 +36,8 @@ pub(crate) fn read(config: &Config) -> Result<DecoderConfig> {
         final_logit_softcapping: None,
         layer_types: vec![LayerType::FullAttention; config.layers(32)?],
         sliding_window: None,
+        rope_local: rope.clone(),
         rope,
-        rope_local: rope,
-        tie_word_embeddings: config.flag("tie_word_embeddings", false)?,
+        head: config.head(Head::Separate)?,
     })
 }

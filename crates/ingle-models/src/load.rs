@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! From a model's files to a model, or to what it is.
 
-use ingle_nn::{Checkpoint, Error, LoadProgress, ModelFiles, Result, StoredTensor, Weights};
+use ingle_nn::gguf::Gguf;
+use ingle_nn::{Checkpoint, Error, Head, LoadProgress, ModelFiles, Result, Weights};
 use ingle_tensor::{DType, DeviceHandle};
 
 use crate::config::{Config, LayerType};
 use crate::decoder::{Decoder, DecoderConfig};
-use crate::{Model, Summary, gemma2, gemma3, llama, qwen2, qwen3};
+use crate::quantization::Quantised;
+use crate::{Model, Summary, gemma2, gemma3, gguf, llama, qwen2, qwen3};
 
 /// Reads a `config.json` of one architecture.
 type Read = fn(&Config) -> Result<DecoderConfig>;
@@ -65,7 +67,8 @@ pub fn load(
         return Err(ingle_tensor::Error::DType { op: "load", expected, found }.into());
     }
     let source = Source::open(files)?;
-    if let Some(quantisation) = &source.summary.quantisation {
+    if let Some(Quantised::Foreign(_)) = &source.quantised {
+        let quantisation = source.summary.quantisation.unwrap_or_default();
         let message = format!("quantised weights ({quantisation}) are not supported yet; use the original checkpoint");
         return Err(Error::Malformed { file: files.locate("config.json"), message });
     }
@@ -87,6 +90,7 @@ pub fn read_summary(files: &ModelFiles) -> Result<Summary> {
 struct Source {
     config: DecoderConfig,
     summary: Summary,
+    quantised: Option<Quantised>,
     /// The tensors of the language model only.
     checkpoint: Checkpoint,
     /// Where the decoder stands in the checkpoint.
@@ -97,6 +101,13 @@ struct Source {
 
 impl Source {
     fn open(files: &ModelFiles) -> Result<Self> {
+        match files {
+            ModelFiles::Gguf(path) => Self::from_gguf(&Gguf::open_parts(path)?),
+            _ => Self::from_config(files),
+        }
+    }
+
+    fn from_config(files: &ModelFiles) -> Result<Self> {
         let file = Config::open(files)?;
         let architecture = file.text("model_type")?.unwrap_or_default();
         let Some((_, read)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
@@ -104,33 +115,51 @@ impl Source {
         };
         let config = read(&file)?;
         check(&config, &file)?;
-        let quantisation = Quantisation::read(&file)?;
+        let quantised = Quantised::read(&file)?;
 
         let checkpoint = Checkpoint::open(files)?;
+        let checkpoint = match &quantised {
+            Some(Quantised::Mlx(layers)) => checkpoint.with_affine(layers.clone())?,
+            _ => checkpoint,
+        };
         let model = checkpoint.find_prefix(&MODEL_PREFIXES, "embed_tokens.weight").unwrap_or("model");
         let lm_head = checkpoint.find_prefix(&HEAD_PREFIXES, "weight").unwrap_or("lm_head");
         let checkpoint = checkpoint.retain(|name| {
-            let head = !config.tie_word_embeddings && is_under(name, lm_head);
+            let head = config.head == Head::Separate && is_under(name, lm_head);
             let decoder = is_under(name, model) && !is_under(name, lm_head);
             // Early Llamas stored what is computed from the configuration.
             (head || decoder) && !name.ends_with("rotary_emb.inv_freq")
         });
-        let parameters = |(name, tensor): (&str, &StoredTensor)| match &quantisation {
-            Some(quantisation) => quantisation.parameters(name, tensor),
-            None => tensor.shape().elements(),
+        let parameters = match &quantised {
+            Some(Quantised::Foreign(foreign)) => {
+                checkpoint.tensors().map(|(name, tensor)| foreign.parameters(name, tensor)).sum()
+            }
+            _ => checkpoint.parameters(),
         };
-        let summary = Summary {
-            architecture: architecture.into(),
-            vocab_size: config.vocab_size,
-            layers: config.layer_types.len(),
-            hidden_size: config.hidden_size,
-            parameters: checkpoint.tensors().map(parameters).sum(),
-            weight_bytes: checkpoint.bytes(),
-            dtype: checkpoint.main_dtype().unwrap_or(DType::U8),
-            quantisation: quantisation.as_ref().map(Quantisation::describe),
-            context_length: config.max_position_embeddings,
-        };
-        Ok(Source { config, summary, checkpoint, model, lm_head })
+        let quantisation = quantised.as_ref().map(Quantised::describe);
+        let summary = Summary { parameters, quantisation, ..summarise(architecture, &config, &checkpoint) };
+        Ok(Source { config, summary, quantised, checkpoint, model, lm_head })
+    }
+
+    fn from_gguf(parts: &[Gguf]) -> Result<Self> {
+        let gguf::Description { architecture, config, names, quantisation } = gguf::read(parts)?;
+        let checkpoint = Checkpoint::from_gguf(parts, names)?.retain(gguf::is_weight);
+        let summary = Summary { quantisation, ..summarise(architecture, &config, &checkpoint) };
+        Ok(Source { config, summary, quantised: None, checkpoint, model: "model", lm_head: "lm_head" })
+    }
+}
+
+fn summarise(architecture: &str, config: &DecoderConfig, checkpoint: &Checkpoint) -> Summary {
+    Summary {
+        architecture: architecture.into(),
+        vocab_size: config.vocab_size,
+        layers: config.layer_types.len(),
+        hidden_size: config.hidden_size,
+        parameters: checkpoint.parameters(),
+        weight_bytes: checkpoint.bytes(),
+        dtype: checkpoint.main_dtype().unwrap_or(DType::U8),
+        quantisation: None,
+        context_length: config.max_position_embeddings,
     }
 }
 
@@ -151,54 +180,6 @@ fn check(config: &DecoderConfig, file: &Config) -> Result<()> {
         return Err(file.error("sliding_window", "a whole number, as some layers slide"));
     }
     Ok(())
-}
-
-/// How weights are quantised, as far as the configuration says.
-struct Quantisation {
-    method: Option<String>,
-    bits: Option<usize>,
-    group_size: Option<usize>,
-}
-
-impl Quantisation {
-    /// `quantization_config` is transformers' field, `quantization` that of MLX.
-    fn read(config: &Config) -> Result<Option<Self>> {
-        let config = match (config.object("quantization_config")?, config.object("quantization")?) {
-            (Some(config), _) | (None, Some(config)) => config,
-            (None, None) => return Ok(None),
-        };
-        let flag = |name| config.flag(name, false);
-        let bits = match config.size_if_any("bits")? {
-            Some(bits) => Some(bits),
-            None if flag("load_in_4bit")? => Some(4),
-            None if flag("load_in_8bit")? => Some(8),
-            None => None,
-        };
-        let method = config.text("quant_method")?.map(str::to_owned);
-        // GPTQ writes a group size of −1 for none.
-        let group_size = config.size_if_any("group_size").unwrap_or(None);
-        Ok(Some(Quantisation { method, bits, group_size }))
-    }
-
-    /// `4-bit, groups of 64, gptq`.
-    fn describe(&self) -> String {
-        let bits = self.bits.map(|bits| format!("{bits}-bit"));
-        let groups = self.group_size.map(|size| format!("groups of {size}"));
-        let parts: Vec<String> = [bits, groups, self.method.clone()].into_iter().flatten().collect();
-        if parts.is_empty() { "of an unnamed kind".into() } else { parts.join(", ") }
-    }
-
-    /// How many weights a tensor holds: several to a 32-bit word, none in scales and zero points.
-    fn parameters(&self, name: &str, tensor: &StoredTensor) -> usize {
-        let elements = tensor.shape().elements();
-        match (name.rsplit('.').next(), tensor.dtype(), self.bits) {
-            (Some("weight" | "qweight"), Some(DType::U32 | DType::I32), Some(bits)) => {
-                elements.saturating_mul(32) / bits
-            }
-            (Some("weight" | "bias"), _, _) => elements,
-            _ => 0,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! Qwen 2 and 2.5 (Yang et al. 2024), DeepSeek-R1's distils among them: queries, keys and values have biases, and
 //! the upper layers may slide.
 
-use ingle_nn::{Bias, Result, RmsNormConfig};
+use ingle_nn::{Bias, Head, Result, RmsNormConfig};
 use ingle_tensor::Activation;
 
 use crate::config::{Config, LayerType};
@@ -37,9 +37,9 @@ pub(crate) fn read(config: &Config) -> Result<DecoderConfig> {
         final_logit_softcapping: None,
         layer_types,
         sliding_window,
+        rope_local: rope.clone(),
         rope,
-        rope_local: rope,
-        tie_word_embeddings: config.flag("tie_word_embeddings", false)?,
+        head: config.head(Head::Separate)?,
     })
 }
 

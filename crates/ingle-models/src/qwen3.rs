@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Qwen 3 (Yang et al. 2025): queries and keys are normalised head by head, and a head's width is its own.
 
-use ingle_nn::{Bias, Result, RmsNormConfig};
+use ingle_nn::{Bias, Head, Result, RmsNormConfig};
 use ingle_tensor::Activation;
 
 use crate::config::Config;
@@ -37,8 +37,8 @@ pub(crate) fn read(config: &Config) -> Result<DecoderConfig> {
         final_logit_softcapping: None,
         layer_types,
         sliding_window,
+        rope_local: rope.clone(),
         rope,
-        rope_local: rope,
-        tie_word_embeddings: config.flag("tie_word_embeddings", false)?,
+        head: config.head(Head::Separate)?,
     })
 }

@@ -6,6 +6,7 @@
 //! has `rope_local_base_freq` for its sliding layers, which nothing scales.
 
 use ingle_nn::{Result, RopeScaling, RotaryConfig};
+use ingle_tensor::RopeLayout;
 
 use crate::config::{Config, LayerType};
 
@@ -39,14 +40,14 @@ pub(crate) fn rotary(config: &Config, head_dim: usize, defaults: &RopeDefaults) 
         None => config.number("partial_rotary_factor", 1.0)?,
     };
     let scaling = own.map_or(Ok(RopeScaling::None), |own| scaling(own, config))?;
-    let rotary = RotaryConfig { head_dim, rope_theta, partial_rotary_factor, scaling };
+    let rotary = RotaryConfig { head_dim, rope_theta, partial_rotary_factor, scaling, layout: RopeLayout::Halves };
     if partial_rotary_factor > 1.0 {
         return Err(own.unwrap_or(config).error("partial_rotary_factor", "at most 1"));
     }
     if !rotary.rotary_dim().is_multiple_of(2) || rotary.rotary_dim() == 0 {
         return Err(config.error("head_dim", "an even number of features that turn"));
     }
-    if matches!(scaling, RopeScaling::Yarn { .. }) && rotary.rotary_dim() != head_dim {
+    if matches!(rotary.scaling, RopeScaling::Yarn { .. }) && rotary.rotary_dim() != head_dim {
         return Err(own.unwrap_or(config).error("partial_rotary_factor", "1 beside yarn"));
     }
     Ok(rotary)

@@ -11,13 +11,26 @@ pub struct Embedding {
     weight: Tensor,
 }
 
+/// Whose weights the head of a model has: what scores the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Its own.
+    Separate,
+    /// Those of the embedding table (Press & Wolf 2017).
+    Tied,
+}
+
 impl Embedding {
-    /// Loads `weight [tokens, features]`.
+    /// Loads `weight [tokens, features]`, in whichever form its file holds it: once, also where the head uses it too.
     ///
     /// # Errors
-    /// Those of [`Weights::tensor`].
-    pub fn load(weights: &Weights<'_>, [tokens, features]: [usize; 2]) -> Result<Self> {
-        Ok(Embedding { weight: weights.tensor("weight", [tokens, features])? })
+    /// Those of [`Weights::matrix`].
+    pub fn load(weights: &Weights<'_>, shape: [usize; 2], head: Head) -> Result<Self> {
+        let weight = match head {
+            Head::Separate => weights.table(shape)?,
+            Head::Tied => weights.matrix(shape)?,
+        };
+        Ok(Embedding { weight })
     }
 
     /// `tokens i32[T]` → their vectors `[T, features]`, as `dtype`.
@@ -28,7 +41,7 @@ impl Embedding {
         Ok(self.weight.take_rows(tokens)?.cast(dtype)?)
     }
 
-    /// The head that shares this table (Press & Wolf 2017): `x [R, features]` → `[R, tokens]`.
+    /// The head that is tied to this table: `x [R, features]` → `[R, tokens]`.
     pub fn as_linear(&self) -> Linear {
         Linear::from_weight(self.weight.clone())
     }

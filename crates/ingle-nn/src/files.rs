@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Where a model's files are: a directory, a GGUF file, or the program itself.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ingle_tensor::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::gguf::Gguf;
+use crate::mapping::Content;
 use crate::{Error, Result};
 
 /// A model's files by name: those of a directory, one GGUF file that has no others, or ones built into the program.
@@ -99,11 +99,17 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::Io`] if it is there but cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Bytes>> {
+        Ok(self.find_content(name)?.map(|content| content.bytes()))
+    }
+
+    /// As [`ModelFiles::find`], in a form of which parts can be let go of.
+    pub(crate) fn find_content(&self, name: &str) -> Result<Option<Content>> {
         match self {
-            ModelFiles::Directory(path) => map_file(&path.join(name)),
+            ModelFiles::Directory(path) => Content::open(&path.join(name)),
             ModelFiles::Gguf(_) => Ok(None),
             ModelFiles::Embedded { files, .. } => {
-                Ok(files.iter().find(|(file, _)| *file == name).map(|(_, content)| Bytes::from_static(content)))
+                let content = files.iter().find(|(file, _)| *file == name).map(|(_, content)| content);
+                Ok(content.map(|content| Content::Memory(Bytes::from_static(content))))
             }
         }
     }
@@ -158,24 +164,6 @@ impl ModelFiles {
         names.sort();
         Ok(names)
     }
-}
-
-/// The content of a file, memory-mapped, or `None` if there is no such file. It must not be shortened while the bytes
-/// are in use.
-pub(crate) fn map_file(path: &Path) -> Result<Option<Bytes>> {
-    let io = |source| Error::Io { file: path.display().to_string(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(error)),
-    };
-    if file.metadata().map_err(io)?.len() == 0 {
-        return Ok(Some(Bytes::new()));
-    }
-    // SAFETY: the mapping is read-only and private to this process; that nobody shortens a model file while it is
-    // loaded is documented here and wherever this is called as the caller's duty.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    Ok(Some(Bytes::from_owner(map)))
 }
 
 /// Whether a GGUF file's name is that of a part, and not the first: `model-00002-of-00003.gguf`.

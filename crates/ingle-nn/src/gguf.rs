@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 use ingle_tensor::{Bytes, Shape};
 
-use crate::files::map_file;
+use crate::mapping::Content;
 use crate::{Error, Result};
 
 mod cursor;
@@ -50,6 +50,7 @@ pub use value::{Array, Texts, Value, ValueType};
 #[derive(Clone, Debug)]
 pub struct Gguf {
     located: String,
+    content: Content,
     metadata: Metadata,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -98,8 +99,8 @@ impl Gguf {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let located = path.display().to_string();
-        match map_file(path)? {
-            Some(content) => Gguf::read(located, content),
+        match Content::open(path)? {
+            Some(content) => Gguf::parse(located, content),
             None => Err(Error::MissingFile { file: located, hint: "give the path of a .gguf file".into() }),
         }
     }
@@ -145,10 +146,21 @@ impl Gguf {
     /// [`Error::Malformed`] for what is truncated or lies, of another version than 2 or 3, or big-endian; for a type
     /// that is not known, for metadata or tensors of the same name, and for tensors that overlap.
     pub fn read(located: String, content: Bytes) -> Result<Self> {
-        match parse::parse(&content) {
-            Ok((values, tensors)) => Ok(Gguf { metadata: Metadata::new(located.clone(), values), located, tensors }),
+        Gguf::parse(located, Content::Memory(content))
+    }
+
+    fn parse(located: String, content: Content) -> Result<Self> {
+        match parse::parse(&content.bytes()) {
+            Ok((values, tensors)) => {
+                Ok(Gguf { metadata: Metadata::new(located.clone(), values), located, content, tensors })
+            }
             Err(message) => Err(Error::Malformed { file: located, message }),
         }
+    }
+
+    /// The file's content, of which the tensors are parts.
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
     }
 
     /// The file's name with its folder, for messages.

@@ -54,14 +54,15 @@ mod error;
 mod files;
 pub mod gguf;
 mod linear;
+mod mapping;
 mod norm;
 mod rope;
 mod weights;
 
 pub use activation::{activation, activation_names};
 pub use cache::{Batch, BlockTable, CacheGroup, CacheLayer, KvCache};
-pub use checkpoint::{Checkpoint, StoredTensor};
-pub use embedding::Embedding;
+pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, StoredTensor};
+pub use embedding::{Embedding, Head};
 pub use error::{Error, Result};
 pub use files::ModelFiles;
 pub use linear::{Bias, Linear};

@@ -22,16 +22,17 @@ pub enum Bias {
 }
 
 impl Linear {
-    /// Loads `weight [outputs, inputs]` and, if there is one, `bias [outputs]`.
+    /// Loads `weight [outputs, inputs]`, in whichever form its file holds it, and, if there is one,
+    /// `bias [outputs]`.
     ///
     /// # Errors
-    /// Those of [`Weights::tensor`].
+    /// Those of [`Weights::matrix`] and [`Weights::tensor`].
     pub fn load(weights: &Weights<'_>, [outputs, inputs]: [usize; 2], bias: Bias) -> Result<Self> {
         let bias = match bias {
             Bias::Absent => None,
             Bias::Present => Some(weights.tensor("bias", [outputs])?),
         };
-        Ok(Linear { weight: weights.tensor("weight", [outputs, inputs])?, bias })
+        Ok(Linear { weight: weights.matrix([outputs, inputs])?, bias })
     }
 
     /// A map of this weight, `[outputs, inputs]`, and no bias.

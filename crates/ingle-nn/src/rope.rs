@@ -8,7 +8,7 @@ use ingle_tensor::{DeviceHandle, RopeLayout, Tensor};
 use crate::Result;
 
 /// How fast each pair of a head's features turns from one position to the next.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RotaryConfig {
     /// Features of a head.
     pub head_dim: usize,
@@ -18,10 +18,12 @@ pub struct RotaryConfig {
     pub partial_rotary_factor: f64,
     /// How the context is stretched.
     pub scaling: RopeScaling,
+    /// Which features form a pair.
+    pub layout: RopeLayout,
 }
 
 /// How a context is stretched: `rope_type` and its parameters in `config.json`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// It is not (`default`).
     None,
@@ -29,6 +31,11 @@ pub enum RopeScaling {
     Linear {
         /// The stretch.
         factor: f64,
+    },
+    /// Pair `j` turns slower by `factors[j]`: how GGUF files write [`RopeScaling::Llama3`].
+    PerPair {
+        /// One for each pair.
+        factors: Vec<f32>,
     },
     /// Slow pairs turn slower by `factor`, fast ones as before, those between in between (Llama 3.1).
     Llama3 {
@@ -77,6 +84,7 @@ impl RotaryConfig {
         match self.scaling {
             RopeScaling::None => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::PerPair { ref factors } => frequency / factors.get(pair).copied().map_or(1.0, f64::from),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let turns = original_max_position_embeddings * frequency / TAU;
                 let fast = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
@@ -108,6 +116,7 @@ fn mix(a: f64, b: f64, at: f64) -> f64 {
 pub struct RotaryEmbedding {
     frequencies: Tensor,
     score_factor: f32,
+    layout: RopeLayout,
 }
 
 impl RotaryEmbedding {
@@ -124,6 +133,7 @@ impl RotaryEmbedding {
         Ok(RotaryEmbedding {
             frequencies: Tensor::from_slice(device, &frequencies, [frequencies.len()])?,
             score_factor,
+            layout: config.layout,
         })
     }
 
@@ -132,7 +142,7 @@ impl RotaryEmbedding {
     /// # Errors
     /// Those of the tensor operation.
     pub fn forward(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        Ok(x.rope(positions, &self.frequencies, RopeLayout::Halves)?)
+        Ok(x.rope(positions, &self.frequencies, self.layout)?)
     }
 
     /// Multiplies attention scores. Here rather than in queries and keys, where it would be rounded.

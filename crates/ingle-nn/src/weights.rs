@@ -10,6 +10,8 @@ use ingle_tensor::{DType, DeviceHandle, Shape, Spec, Tensor};
 use crate::checkpoint::{Checkpoint, StoredTensor, join};
 use crate::{Error, Result};
 
+mod matrix;
+
 /// How far loading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
@@ -97,7 +99,7 @@ impl<'a> Weights<'a> {
         let stored = checkpoint.get(&name).ok_or_else(|| self.missing(&name))?;
         let unfit = |expected: String| Error::UnfitTensor {
             file: checkpoint.locate_tensor(stored).into(),
-            tensor: name.clone(),
+            tensor: checkpoint.name_in_file(&name),
             expected,
             found: stored.describe(),
         };
@@ -111,24 +113,37 @@ impl<'a> Weights<'a> {
 
     fn missing(&self, name: &str) -> Error {
         let checkpoint = self.loader.checkpoint;
-        let hint = match nearest(name, checkpoint.tensors().map(|(name, _)| name)) {
-            Some(near) => format!("the nearest there is `{near}`; config.json and weights may not belong together"),
-            None => "config.json and weights may not belong together".into(),
+        let tensor = checkpoint.name_in_file(name);
+        let hint = match nearest(&tensor, checkpoint.tensors().map(|(name, _)| name)) {
+            Some(near) => format!("the nearest there is `{near}`; configuration and weights may not belong together"),
+            None => "configuration and weights may not belong together".into(),
         };
-        Error::MissingTensor { file: checkpoint.locate(), tensor: name.into(), hint }
+        Error::MissingTensor { file: checkpoint.locate(), tensor, hint }
     }
 }
 
 impl Loader<'_> {
+    /// A tensor of which a device that reads host memory keeps the mapping, if the dtype is right.
     fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
         let content = self.checkpoint.content(stored);
         self.read(&content);
-        let tensor = Tensor::from_bytes(&self.device, content, spec)?;
-        let tensor = tensor.cast(self.dtype.unwrap_or(tensor.dtype()))?;
-        let Loaded { parameters, bytes } = self.loaded.get();
-        let spec = tensor.spec();
-        self.loaded.set(Loaded { parameters: parameters + spec.shape.elements(), bytes: bytes + spec.bytes() });
+        let tensor = self.cast(Tensor::from_bytes(&self.device, content, spec)?)?;
+        self.count(tensor.shape().elements(), tensor.spec().bytes());
         Ok(tensor)
+    }
+
+    /// The stored bytes, as they are, on the device.
+    fn upload(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
+        Ok(Tensor::from_bytes(&self.device, self.checkpoint.content(stored), spec)?)
+    }
+
+    fn cast(&self, tensor: Tensor) -> Result<Tensor> {
+        Ok(tensor.cast(self.dtype.unwrap_or(tensor.dtype()))?)
+    }
+
+    fn count(&self, parameters: usize, bytes: usize) {
+        let loaded = self.loaded.get();
+        self.loaded.set(Loaded { parameters: loaded.parameters + parameters, bytes: loaded.bytes + bytes });
     }
 
     /// Brings every page of memory-mapped `content` in, and reports. Otherwise a device that keeps the mapping
@@ -136,15 +151,19 @@ impl Loader<'_> {
     fn read(&self, content: &[u8]) {
         const PAGE: usize = 4096;
         const REPORT: usize = 16 << 20;
-        let total_bytes = self.checkpoint.bytes();
         for part in content.chunks(REPORT) {
             for page in part.chunks(PAGE) {
                 std::hint::black_box(page.first());
             }
-            let loaded_bytes = self.read_bytes.get() + part.len();
-            self.read_bytes.set(loaded_bytes);
-            (self.on_progress.borrow_mut())(LoadProgress { loaded_bytes, total_bytes });
+            self.report(part.len());
         }
+    }
+
+    /// So many bytes more were read.
+    fn report(&self, bytes: usize) {
+        let loaded_bytes = self.read_bytes.get() + bytes;
+        self.read_bytes.set(loaded_bytes);
+        (self.on_progress.borrow_mut())(LoadProgress { loaded_bytes, total_bytes: self.checkpoint.bytes() });
     }
 }
 

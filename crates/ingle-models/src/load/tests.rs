@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! What the configurations of published checkpoints come to: they lean on the defaults of transformers' classes.
 
-use ingle_nn::{Bias, RopeScaling};
+use ingle_nn::{Bias, Head, RopeScaling};
 use serde_json::{Value, json};
 
 use super::*;
@@ -44,7 +44,7 @@ fn gemma_3_4b_good() {
     assert_eq!((decoder.rope_local.rope_theta, decoder.rope_local.scaling), (1e4, RopeScaling::None));
     assert_eq!((decoder.attention_scale, decoder.embedding_scale), (1.0 / 16.0, Some(2560f64.sqrt())));
     assert_eq!((decoder.attn_logit_softcapping, decoder.final_logit_softcapping), (None, None));
-    assert!(decoder.tie_word_embeddings);
+    assert_eq!(decoder.head, Head::Tied);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn gemma_2_2b_good() {
     assert_eq!((decoder.attn_logit_softcapping, decoder.final_logit_softcapping), (Some(50.0), Some(30.0)));
     assert_eq!((global_layers(&decoder), decoder.sliding_window), (vec![1, 3], Some(4096)));
     assert_eq!((decoder.rope.rope_theta, decoder.rope_local), (1e4, decoder.rope));
-    assert!(decoder.tie_word_embeddings);
+    assert_eq!(decoder.head, Head::Tied);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn deepseek_r1_distil_1_5b_good() {
     assert_eq!((decoder.head_dim, decoder.sliding_window), (128, None));
     assert_eq!(global_layers(&decoder).len(), 28);
     assert_eq!((decoder.qkv_bias, decoder.o_bias, decoder.mlp_bias), (Bias::Present, Bias::Absent, Bias::Absent));
-    assert!(!decoder.tie_word_embeddings && !decoder.qk_norm);
+    assert!(decoder.head == Head::Separate && !decoder.qk_norm);
 }
 
 #[test]
@@ -102,24 +102,4 @@ fn key_value_heads_null_and_absent_ugly() {
         |kv_heads| read(&json!({"model_type": "qwen2", "num_attention_heads": 64, "num_key_value_heads": kv_heads}));
     assert_eq!(read(Value::Null).num_key_value_heads, 64);
     assert_eq!(read(json!(8)).num_key_value_heads, 8);
-}
-
-#[test]
-fn quantisation_in_words_good() {
-    let describe = |fields: Value| {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("config.json"), fields.to_string()).unwrap();
-        let file = Config::open(&ModelFiles::directory(folder.path()).unwrap()).unwrap();
-        Quantisation::read(&file).unwrap().map(|quantisation| quantisation.describe())
-    };
-    assert_eq!(describe(json!({})), None);
-    let mlx =
-        json!({"quantization": {"group_size": 64, "bits": 4}, "quantization_config": {"group_size": 64, "bits": 4}});
-    assert_eq!(describe(mlx).unwrap(), "4-bit, groups of 64");
-    let gptq = json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}});
-    assert_eq!(describe(gptq).unwrap(), "4-bit, gptq");
-    let bitsandbytes = json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}});
-    assert_eq!(describe(bitsandbytes).unwrap(), "4-bit, bitsandbytes");
-    assert_eq!(describe(json!({"quantization_config": {"quant_method": "fp8"}})).unwrap(), "fp8");
-    assert_eq!(describe(json!({"quantization": {}})).unwrap(), "of an unnamed kind");
 }

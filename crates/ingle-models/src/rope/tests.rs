@@ -18,7 +18,13 @@ fn read(fields: Value, defaults: &RopeDefaults) -> Result<RotaryConfig> {
 }
 
 fn plain(rope_theta: f64) -> RotaryConfig {
-    RotaryConfig { head_dim: 64, rope_theta, partial_rotary_factor: 1.0, scaling: RopeScaling::None }
+    RotaryConfig {
+        head_dim: 64,
+        rope_theta,
+        partial_rotary_factor: 1.0,
+        scaling: RopeScaling::None,
+        layout: RopeLayout::Halves,
+    }
 }
 
 fn scaled(rope_theta: f64, scaling: RopeScaling) -> RotaryConfig {
@@ -63,7 +69,7 @@ fn llama3_good() {
     let own = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                      "original_max_position_embeddings": 8192});
     let fields = json!({"rope_theta": 5e5, "rope_scaling": own, "max_position_embeddings": 131_072});
-    assert_eq!(read(fields, &RopeDefaults::USUAL).unwrap(), scaled(5e5, scaling));
+    assert_eq!(read(fields, &RopeDefaults::USUAL).unwrap(), scaled(5e5, scaling.clone()));
     let own = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
     let fields = json!({"rope_theta": 5e5, "rope_scaling": own, "max_position_embeddings": 8192});
     assert_eq!(read(fields, &RopeDefaults::USUAL).unwrap(), scaled(5e5, scaling));

@@ -284,7 +284,7 @@ fn missing_tensor_bad() {
         header.insert("model.nrom.weight".into(), tensor);
     });
     let expected = "model.safetensors: tensor `model.norm.weight` is missing; the nearest there is `model.nrom.weight`; \
-                    config.json and weights may not belong together";
+                    configuration and weights may not belong together";
     assert_eq!(copy.refused(), expected);
     let copy = Copy::of("llama-v5").set("tie_word_embeddings", json!(false));
     assert!(copy.refused().starts_with("model.safetensors: tensor `lm_head.weight` is missing"), "{}", copy.refused());

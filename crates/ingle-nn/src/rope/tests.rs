@@ -3,8 +3,13 @@
 
 use super::*;
 
-const PLAIN: RotaryConfig =
-    RotaryConfig { head_dim: 16, rope_theta: 1e6, partial_rotary_factor: 1.0, scaling: RopeScaling::None };
+const PLAIN: RotaryConfig = RotaryConfig {
+    head_dim: 16,
+    rope_theta: 1e6,
+    partial_rotary_factor: 1.0,
+    scaling: RopeScaling::None,
+    layout: RopeLayout::Halves,
+};
 
 fn assert_frequencies(config: RotaryConfig, expected: &[f64]) {
     let found = config.frequencies();

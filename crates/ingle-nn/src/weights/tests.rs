@@ -7,7 +7,7 @@ use ingle_cpu::{CpuDevice, CpuOptions};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
-use crate::{Bias, Embedding, Linear, ModelFiles, RmsNorm, RmsNormConfig};
+use crate::{Bias, Embedding, Head, Linear, ModelFiles, RmsNorm, RmsNormConfig};
 
 fn cpu() -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..Default::default() }).unwrap())
@@ -56,14 +56,17 @@ fn layers_of_a_scope_good() {
 
 #[test]
 fn embedding_and_its_head_good() {
-    with_weights(None, |weights| {
-        let table = Embedding::load(&weights.scope("").scope("mlp.up_proj"), [2, 3]).unwrap();
-        let tokens = Tensor::from_slice(weights.device(), &[1i32, 0, 1], [3]).unwrap();
-        let x = table.forward(&tokens, DType::F32).unwrap();
-        assert_eq!(x.to_vec::<f32>().unwrap(), [4.0, 5.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let logits = table.as_linear().forward(&x).unwrap();
-        assert_eq!(logits.to_vec::<f32>().unwrap(), [32.0, 77.0, 14.0, 32.0, 32.0, 77.0]);
-    });
+    for head in [Head::Tied, Head::Separate] {
+        with_weights(None, |weights| {
+            let table = Embedding::load(&weights.scope("").scope("mlp.up_proj"), [2, 3], head).unwrap();
+            let tokens = Tensor::from_slice(weights.device(), &[1i32, 0, 1], [3]).unwrap();
+            let x = table.forward(&tokens, DType::F32).unwrap();
+            assert_eq!(x.to_vec::<f32>().unwrap(), [4.0, 5.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            let logits = table.as_linear().forward(&x).unwrap();
+            assert_eq!(logits.to_vec::<f32>().unwrap(), [32.0, 77.0, 14.0, 32.0, 32.0, 77.0]);
+            assert_eq!(weights.loaded(), Loaded { parameters: 6, bytes: 12 });
+        });
+    }
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn integers_bad() {
 
 #[test]
 fn missing_tensor_names_the_nearest_bad() {
-    let doubt = "config.json and weights may not belong together";
+    let doubt = "configuration and weights may not belong together";
     let near = "the nearest there is `mlp.up_proj.weight`";
     assert_eq!(
         refused("mlp.down_proj.weight", &[3, 2]),

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Memory-mapped files, whose pages can be given back before the file is closed.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use ingle_tensor::Bytes;
+use memmap2::Mmap;
+
+use crate::{Error, Result};
+
+/// A file's content. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// A file on disk.
+    Mapped(Mapping),
+    /// In memory for good: part of the program, or an empty file.
+    Memory(Bytes),
+}
+
+/// A memory-mapped file.
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping(Arc<Mmap>);
+
+impl Content {
+    /// Maps a file, or gives `None` if there is none. It must not be shortened while it is in use.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let io = |source| Error::Io { file: path.display().to_string(), source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        if file.metadata().map_err(io)?.len() == 0 {
+            return Ok(Some(Content::Memory(Bytes::new())));
+        }
+        // SAFETY: the mapping is read-only and private to this process; that nobody shortens a model file while it is
+        // loaded is documented here and wherever this is called as the caller's duty.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Some(Content::Mapped(Mapping(Arc::new(map)))))
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> Bytes {
+        match self {
+            Content::Mapped(mapping) => Bytes::from_owner(mapping.clone()),
+            Content::Memory(bytes) => bytes.clone(),
+        }
+    }
+
+    /// A part of it. If it is mapped, its pages are given back when the last handle to the part drops.
+    pub fn part(&self, range: Range<usize>) -> Bytes {
+        match self {
+            Content::Mapped(mapping) if range.end <= mapping.0.len() && range.start < range.end => {
+                Bytes::from_owner(Part { mapping: mapping.clone(), range })
+            }
+            Content::Memory(bytes) if range.end <= bytes.len() && range.start < range.end => bytes.slice(range),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Where a slice of [`Content::bytes`] lies.
+    pub fn range_of(&self, slice: &Bytes) -> Range<usize> {
+        let start = (slice.as_ptr() as usize).saturating_sub(self.bytes().as_ptr() as usize);
+        start..start.saturating_add(slice.len())
+    }
+}
+
+impl Mapping {
+    /// Gives the pages that lie wholly within `range` back to the system: who reads them again has them read from
+    /// the file again.
+    #[cfg(unix)]
+    fn release(&self, range: &Range<usize>) {
+        /// A multiple of the page size, as far as it is known without asking.
+        const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start < end && end <= self.0.len() {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only, private and of a file, and begins at a page. Its pages hold nothing but
+            // the file's content, so the system fills them with the same bytes when they are read again.
+            let advised = unsafe { self.0.unchecked_advise_range(advice, start, end - start) };
+            // Where the system will not, nothing is lost but memory.
+            drop(advised);
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _: &Range<usize>) {}
+}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A range within a mapping.
+struct Part {
+    mapping: Mapping,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        self.mapping.0.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.mapping.release(&self.range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages of this process that are in memory and belong to files.
+    #[cfg(target_os = "linux")]
+    fn file_pages() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(2).unwrap().parse().unwrap()
+    }
+
+    fn written(content: &[u8]) -> Content {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, content).unwrap();
+        // The mapping outlives the folder.
+        Content::open(&path).unwrap().unwrap()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pages_are_given_back_with_the_last_handle_good() {
+        let content: Vec<u8> = (0..64 << 20).map(|i: u32| (i / 4096) as u8).collect();
+        let mapped = written(&content);
+        let part = mapped.part(5..content.len() - 5);
+        let read = |part: &Bytes| part.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>();
+        let sum = read(&part);
+        let (clone, full) = (part.clone(), file_pages());
+        drop(part);
+        assert!(file_pages() + 1000 > full, "a handle is left");
+        drop(clone);
+        assert!(file_pages() + 15_000 < full, "{full} pages before, {} after", file_pages());
+        // What is read again is the same.
+        assert_eq!(read(&mapped.part(5..content.len() - 5)), sum);
+        assert_eq!(mapped.bytes(), content);
+    }
+
+    #[test]
+    fn no_file_and_empty_file_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Content::open(&folder.path().join("none")).unwrap().is_none());
+        std::fs::write(folder.path().join("empty"), b"").unwrap();
+        let empty = Content::open(&folder.path().join("empty")).unwrap().unwrap();
+        assert!(empty.bytes().is_empty() && empty.part(0..1).is_empty());
+        assert!(Content::open(folder.path()).is_err(), "a folder");
+    }
+
+    #[test]
+    fn parts_smaller_than_a_page_and_outside_ugly() {
+        let mapped = written(b"fire");
+        assert_eq!(mapped.part(1..3), "ir");
+        assert_eq!(mapped.part(4..4), "");
+        assert_eq!(mapped.part(2..9), "");
+        assert_eq!(mapped.bytes(), "fire");
+        assert_eq!(mapped.range_of(&mapped.bytes().slice(1..3)), 1..3);
+    }
+}

@@ -5,7 +5,9 @@ use std::fmt;
 
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
-use crate::kernels::{Context, activation, attention, cast, elementwise, matmul, norm, reduce, rope, rows, views};
+use crate::kernels::{
+    Context, activation, attention, cast, elementwise, linear, matmul, norm, reduce, rope, rows, views,
+};
 use crate::layout::Layout;
 use crate::machine;
 use crate::memory::{Contents, MemoryPool};
@@ -85,10 +87,19 @@ impl fmt::Debug for CpuDevice {
     }
 }
 
+/// The inputs as they are. Few operations read a packed weight; for the others it is unpacked.
+fn storages(cx: &Context, op: &Op, inputs: Vec<Tensor>) -> Result<Vec<CpuStorage>> {
+    let reads_packed = matches!(op, Op::Linear | Op::TakeRows | Op::Pack);
+    let storage = |tensor| match CpuStorage::of(op.name(), tensor) {
+        Ok(storage) if !reads_packed => storage.plain(cx),
+        storage => storage,
+    };
+    inputs.into_iter().map(storage).collect()
+}
+
 /// As many inputs as the operation takes; [`Op::infer`] has counted them.
-fn take<const N: usize>(op: &Op, inputs: Vec<Tensor>) -> Result<[CpuStorage; N]> {
-    let storages: Vec<CpuStorage> =
-        inputs.into_iter().map(|tensor| CpuStorage::of(op.name(), tensor)).collect::<Result<_>>()?;
+fn take<const N: usize>(cx: &Context, op: &Op, inputs: Vec<Tensor>) -> Result<[CpuStorage; N]> {
+    let storages = storages(cx, op, inputs)?;
     storages.try_into().map_err(|storages: Vec<_>| Error::Arity {
         op: op.name(),
         expected: "what infer accepts",
@@ -114,73 +125,76 @@ impl Device for CpuDevice {
             Op::Full { value, .. } => views::full(cx, output, *value),
             Op::Arange { .. } => views::arange(cx, shape),
             Op::Reshape { shape } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 views::reshape(cx, x, shape)
             }
             Op::Permute { axes } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 let layout = x.layout().permute(axes);
                 Ok(x.view(layout))
             }
             Op::Slice { axis, start, step, .. } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 let layout = x.layout().slice(*axis, *start, *step, shape[*axis]);
                 Ok(x.view(layout))
             }
             Op::Broadcast { shape } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 let layout = x.layout().broadcast(shape);
                 Ok(x.view(layout))
             }
-            Op::Concat { axis } => {
-                let parts: Vec<CpuStorage> =
-                    inputs.into_iter().map(|tensor| CpuStorage::of(name, tensor)).collect::<Result<_>>()?;
-                views::concat(cx, &parts, *axis, output)
-            }
+            Op::Concat { axis } => views::concat(cx, &storages(cx, op, inputs)?, *axis, output),
             Op::Cast { dtype } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 cast::cast(cx, x, *dtype)
             }
             Op::Unary(function) => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 elementwise::unary(cx, *function, x)
             }
-            Op::Binary(function) => elementwise::binary(cx, *function, take(op, inputs)?, shape),
-            Op::Compare(comparison) => elementwise::compare(cx, *comparison, &take(op, inputs)?, shape),
-            Op::Select => elementwise::select(cx, take(op, inputs)?, shape),
+            Op::Binary(function) => elementwise::binary(cx, *function, take(cx, op, inputs)?, shape),
+            Op::Compare(comparison) => elementwise::compare(cx, *comparison, &take(cx, op, inputs)?, shape),
+            Op::Select => elementwise::select(cx, take(cx, op, inputs)?, shape),
             Op::Reduce { op: function, axis } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 reduce::reduce(cx, *function, *axis, x)
             }
             Op::ArgMax { axis } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 reduce::argmax(cx, *axis, x)
             }
-            Op::MatMul => matmul::matmul(cx, take(op, inputs)?, output),
-            Op::TakeRows => rows::take(cx, take(op, inputs)?, output),
-            Op::WriteRows => rows::write(cx, take(op, inputs)?),
-            Op::Linear if inputs.len() == 3 => {
-                let [x, weight, bias] = take(op, inputs)?;
-                matmul::linear(cx, [x, weight], Some(bias), output)
+            Op::MatMul => matmul::matmul(cx, take(cx, op, inputs)?, output),
+            Op::TakeRows => rows::take(cx, take(cx, op, inputs)?, output),
+            Op::WriteRows => rows::write(cx, take(cx, op, inputs)?),
+            Op::Dequantize { quantization, .. } => {
+                linear::dequantize(cx, storages(cx, op, inputs)?, *quantization, output)
             }
-            Op::Linear => matmul::linear(cx, take(op, inputs)?, None, output),
+            Op::Pack => {
+                let [weight] = take(cx, op, inputs)?;
+                linear::pack(cx, weight)
+            }
+            Op::Linear if inputs.len() == 3 => {
+                let [x, weight, bias] = take(cx, op, inputs)?;
+                linear::linear(cx, [x, weight], Some(bias), output)
+            }
+            Op::Linear => linear::linear(cx, take(cx, op, inputs)?, None, output),
             Op::Softmax => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 norm::softmax(cx, x, output)
             }
-            Op::RmsNorm { eps, offset } => norm::rms_norm(cx, take(op, inputs)?, (*eps, *offset), output),
-            Op::LayerNorm { eps } => norm::layer_norm(cx, take(op, inputs)?, *eps, output),
-            Op::Rope { layout } => rope::rope(cx, take(op, inputs)?, *layout, output),
+            Op::RmsNorm { eps, offset } => norm::rms_norm(cx, take(cx, op, inputs)?, (*eps, *offset), output),
+            Op::LayerNorm { eps } => norm::layer_norm(cx, take(cx, op, inputs)?, *eps, output),
+            Op::Rope { layout } => rope::rope(cx, take(cx, op, inputs)?, *layout, output),
             Op::Activate(function) => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 activation::activate(cx, *function, x)
             }
-            Op::Glu { activation } => activation::glu(cx, *activation, take(op, inputs)?),
+            Op::Glu { activation } => activation::glu(cx, *activation, take(cx, op, inputs)?),
             Op::SoftCap { cap } => {
-                let [x] = take(op, inputs)?;
+                let [x] = take(cx, op, inputs)?;
                 activation::soft_cap(cx, *cap, x)
             }
-            Op::PagedAttention(parameters) => attention::paged_attention(cx, take(op, inputs)?, parameters, output),
+            Op::PagedAttention(parameters) => attention::paged_attention(cx, take(cx, op, inputs)?, parameters, output),
             _ => {
                 return match op.decompose(&inputs) {
                     Some(result) => Ok(result?.into_storage()),
@@ -210,7 +224,7 @@ impl Device for CpuDevice {
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {
-        views::bytes(&self.cx, CpuStorage::of("download", tensor.clone())?)
+        views::bytes(&self.cx, CpuStorage::of("download", tensor.clone())?.plain(&self.cx)?)
     }
 
     fn activation_dtype(&self, _weights: DType) -> DType {

@@ -30,6 +30,7 @@ mod machine;
 mod math;
 mod memory;
 mod number;
+mod packed;
 mod pool;
 mod simd;
 mod storage;

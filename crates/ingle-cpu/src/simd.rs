@@ -21,6 +21,7 @@ macro_rules! vouched {
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod quads;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -28,6 +29,8 @@ mod x86;
 use std::fmt;
 
 use half::{bf16, f16};
+
+pub(crate) use self::quads::{QuadKernel, Quads};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,9 +42,9 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512f,
-    /// As [`Isa::Avx512f`], with the BF16 dot product.
+    /// As [`Isa::Avx512f`], with the dot products of BF16 and of 8-bit integers (VNNI).
     Avx512,
-    /// AArch64 with NEON.
+    /// AArch64 with NEON, and the 8-bit dot product where the machine has it.
     Neon,
 }
 
@@ -69,7 +72,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512f => x86::has_avx512f(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86::has_avx512f() && std::arch::is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512 => {
+                x86::has_avx512f()
+                    && std::arch::is_x86_feature_detected!("avx512bf16")
+                    && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             _ => false,
@@ -102,6 +109,30 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: the device checked that the machine has it.
             Isa::Neon => unsafe { neon::with_neon(kernel) },
+            _ => kernel.run::<scalar::Scalar>(),
+        }
+    }
+
+    /// Runs a kernel made of dot products of 8-bit quads.
+    #[inline]
+    pub(crate) fn dispatch_quads<K: QuadKernel>(self, kernel: K) -> K::Output {
+        debug_assert!(self.is_available());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx2 => unsafe { x86::with_avx2_quads(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx512f => unsafe { x86::with_avx512f_quads(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Avx512 => unsafe { x86::with_avx512vnni(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: asked on the spot.
+            Isa::Neon if neon::has_dotprod() => unsafe { neon::with_neon_dotprod(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the device checked that the machine has it.
+            Isa::Neon => unsafe { neon::with_neon_quads(kernel) },
             _ => kernel.run::<scalar::Scalar>(),
         }
     }
@@ -189,12 +220,38 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store(to: *mut f32, value: Self::Vector);
     unsafe fn store_part(to: *mut f32, n: usize, value: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a · b + c`, rounded once where the instruction set has it.
     unsafe fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The sum over the lanes: lane `i` with lane `i + LANES / 2`, then halves of that, down to one.
     unsafe fn sum(v: Self::Vector) -> f32;
     /// [`Simd::sum`] of four vectors, to the bit.
     unsafe fn sum4(v: [Self::Vector; 4]) -> [f32; 4];
+
+    /// Cuts 64 bytes into numbers of `WIDTH` bits: those at place `p` of each byte go to the 64 bytes from
+    /// `to + p · apart` on, as their bits from `SHIFT` on. With a `SHIFT`, the bits below stay as they are.
+    #[inline(always)]
+    unsafe fn spread<const WIDTH: usize, const SHIFT: usize>(from: *const u8, to: *mut u8, apart: usize) {
+        let mask = ((1u16 << WIDTH) - 1) as u8;
+        for place in 0..8 / WIDTH {
+            for i in 0..64 {
+                // SAFETY: the caller vouches for 64 bytes there, and at each place.
+                unsafe {
+                    let own = ((*from.add(i) >> (place * WIDTH)) & mask) << SHIFT;
+                    let to = to.add(place * apart + i);
+                    *to = if SHIFT == 0 { own } else { *to | own };
+                }
+            }
+        }
+    }
+
+    /// Replaces each number below 16 by what the table has for it.
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], numbers: &mut [u8]) {
+        for number in numbers {
+            *number = table[usize::from(*number & 15)];
+        }
+    }
 
     /// Asks for the cache line at an address, which need not be valid.
     fn prefetch(address: *const u8);

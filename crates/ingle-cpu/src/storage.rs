@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use ingle_tensor::{DType, Element, Error, Result, Storage, Tensor};
 
+use crate::kernels::Context;
 use crate::layout::Layout;
 use crate::memory::Buffer;
+use crate::packed::{self, Packing};
 
 /// A view of a buffer. Cloning it shares the buffer.
 #[derive(Clone, Debug)]
@@ -14,12 +16,14 @@ pub(crate) struct CpuStorage {
     buffer: Arc<Buffer>,
     layout: Layout,
     dtype: DType,
+    /// How the buffer is packed, if it is; the layout is then that of the whole, row-major.
+    packing: Option<Packing>,
 }
 
 impl CpuStorage {
     /// A view of a buffer that holds elements of `dtype` wherever `layout` looks.
     pub(crate) fn new(buffer: Buffer, layout: Layout, dtype: DType) -> Self {
-        CpuStorage { buffer: Arc::new(buffer), layout, dtype }
+        CpuStorage { buffer: Arc::new(buffer), layout, dtype, packing: None }
     }
 
     /// The storage of an input. A tensor's last handle gives its buffer's last handle, so that
@@ -43,6 +47,37 @@ impl CpuStorage {
         self.dtype
     }
 
+    /// The same tensor, whose buffer is packed in this way.
+    pub(crate) fn packed(self, packing: Packing) -> Self {
+        CpuStorage { packing: Some(packing), ..self }
+    }
+
+    pub(crate) fn packing(&self) -> Option<Packing> {
+        self.packing
+    }
+
+    /// The same tensor, row-major if it was packed: what every operation but a few looks at.
+    pub(crate) fn plain(self, cx: &Context) -> Result<Self> {
+        let Some(packing) = self.packing else { return Ok(self) };
+        let [n, k] = packed::sizes(self.layout.shape());
+        let rows: Vec<usize> = (0..n).collect();
+        let buffer = packing.rows(cx, self.bytes(), &rows, k, self.dtype)?;
+        Ok(CpuStorage::new(buffer, self.layout, self.dtype))
+    }
+
+    /// The whole buffer.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.buffer.bytes()
+    }
+
+    /// The bytes of elements that lie row-major without gaps.
+    pub(crate) fn contiguous_bytes(&self) -> &[u8] {
+        let size = self.dtype.size();
+        self.bytes()
+            .get(self.layout.offset() * size..(self.layout.offset() + self.elements()) * size)
+            .unwrap_or_default()
+    }
+
     pub(crate) fn elements(&self) -> usize {
         self.layout.elements()
     }
@@ -61,6 +96,7 @@ impl CpuStorage {
     /// The whole buffer as elements of some type as wide as the dtype, for moving them about.
     pub(crate) fn raw<T: Element>(&self) -> &[T] {
         debug_assert_eq!(T::DTYPE.size(), self.dtype.size());
+        debug_assert!(self.packing.is_none(), "a packed tensor is read as a plain one");
         let bytes = self.buffer.bytes();
         // Pooled buffers are aligned for everything; uploads that are not were copied. A tail shorter than
         // an element belongs to no element.

@@ -12,9 +12,10 @@ use half::bf16;
 use ingle_tensor::{DType, Element, Result, Spec};
 
 use self::dot::Dot;
+pub(crate) use self::dot::Operand;
 #[cfg(target_arch = "x86_64")]
 use self::dot::Paired;
-pub(super) use self::dot::{Operand, Single, dot_tile};
+pub(super) use self::dot::{Single, dot_tile};
 #[cfg(target_arch = "x86_64")]
 use super::cast;
 use super::rows::packed;

@@ -27,6 +27,11 @@ pub(crate) fn take(cx: &Context, [table, index]: [CpuStorage; 2], output: &Spec)
     let index = contiguous(cx, index)?;
     let index = packed::<i32>(&index);
     checked("take_rows", index, table.layout().shape()[0])?;
+    if let Some(packing) = table.packing() {
+        let rows: Vec<usize> = index.iter().map(|&row| row as usize).collect();
+        let buffer = packing.rows(cx, table.bytes(), &rows, table.layout().shape()[1], table.dtype())?;
+        return Ok(CpuStorage::new(buffer, Layout::contiguous(&output.shape), output.dtype));
+    }
     match table.dtype().size() {
         1 => take_as::<u8>(cx, table, index, output),
         2 => take_as::<half::f16>(cx, table, index, output),

@@ -5,11 +5,26 @@ use std::arch::aarch64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, Simd};
+use super::{Kernel, QuadKernel, Quads, Simd};
 
 #[target_feature(enable = "neon")]
 pub(crate) fn with_neon<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Neon>()
+}
+
+#[target_feature(enable = "neon")]
+pub(crate) fn with_neon_quads<K: QuadKernel>(kernel: K) -> K::Output {
+    kernel.run::<Neon>()
+}
+
+#[target_feature(enable = "neon,dotprod")]
+pub(crate) fn with_neon_dotprod<K: QuadKernel>(kernel: K) -> K::Output {
+    kernel.run::<NeonDotprod>()
+}
+
+/// Whether the machine has the 8-bit dot product.
+pub(crate) fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// Two registers, so that a vector is as long as on AVX2.
@@ -80,6 +95,10 @@ impl Simd for Neon {
             float32x4x2_t(vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1))
         }
 
+        unsafe fn mul(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1))
+        }
+
         unsafe fn mul_add(a: float32x4x2_t, b: float32x4x2_t, c: float32x4x2_t) -> float32x4x2_t {
             float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1))
         }
@@ -103,5 +122,82 @@ impl Simd for Neon {
     #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
+    }
+}
+
+impl Quads for Neon {
+    type Floats = Neon;
+    type Sums = int32x4x2_t;
+    const SHIFT: i32 = 128;
+
+    vouched! {
+        unsafe fn splat(value: i32) -> int32x4x2_t {
+            int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
+        }
+
+        unsafe fn dot(sums: int32x4x2_t, weights: *const u8, x: i32) -> int32x4x2_t {
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
+            int32x4x2_t(quad(sums.0, weights, x), quad(sums.1, weights.add(16), x))
+        }
+
+        unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
+        }
+    }
+}
+
+vouched! {
+    /// Sixteen bytes as signed numbers: 128 less.
+    unsafe fn signed(weights: *const u8) -> int8x16_t {
+        vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights), vdupq_n_u8(128)))
+    }
+
+    unsafe fn quad(sums: int32x4_t, weights: *const u8, x: int8x16_t) -> int32x4_t {
+        let weights = signed(weights);
+        let low = vmull_s8(vget_low_s8(weights), vget_low_s8(x));
+        let high = vmull_high_s8(weights, x);
+        // Neighbours, then neighbours of those: four products to a lane.
+        vaddq_s32(sums, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
+    }
+}
+
+/// NEON with the 8-bit dot product.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonDotprod;
+
+impl Quads for NeonDotprod {
+    type Floats = Neon;
+    type Sums = int32x4x2_t;
+    const SHIFT: i32 = 128;
+
+    vouched! {
+        unsafe fn splat(value: i32) -> int32x4x2_t {
+            int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
+        }
+
+        unsafe fn dot(sums: int32x4x2_t, weights: *const u8, x: i32) -> int32x4x2_t {
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
+            int32x4x2_t(sdot(sums.0, signed(weights), x), sdot(sums.1, signed(weights.add(16)), x))
+        }
+
+        unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
+        }
+    }
+}
+
+vouched! {
+    /// The dot product instruction, whose intrinsic is not stable in Rust.
+    unsafe fn sdot(sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        let mut sums = sums;
+        std::arch::asm!(
+            ".arch_extension dotprod",
+            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+            sums = inout(vreg) sums,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        sums
     }
 }

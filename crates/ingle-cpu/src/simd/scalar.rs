@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Quads, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
@@ -23,6 +23,33 @@ fn part<T: Copy>(from: *const T, n: usize, widen: impl Fn(T) -> f32) -> [f32; LA
 #[inline(always)]
 fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
     std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Quads for Scalar {
+    type Floats = Scalar;
+    type Sums = [i32; LANES];
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Self::Sums {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, weights: *const u8, x: i32) -> Self::Sums {
+        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+        // SAFETY: the caller vouches for four weights in each lane.
+        let quad = |lane: usize| -> [i32; 4] { std::array::from_fn(|i| unsafe { *weights.add(4 * lane + i) }.into()) };
+        std::array::from_fn(|lane| {
+            let weights = quad(lane);
+            sums[lane] + weights[0] * x[0] + weights[1] * x[1] + weights[2] * x[2] + weights[3] * x[3]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: Self::Sums) -> [f32; LANES] {
+        sums.map(|sum| sum as f32)
+    }
 }
 
 impl Simd for Scalar {
@@ -82,6 +109,11 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector {
         zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        zip(a, b, |a, b| a * b)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, PairKernel, Pairs, Simd};
+use super::{Kernel, PairKernel, Pairs, QuadKernel, Quads, Simd};
 
 pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -32,6 +32,21 @@ pub(crate) fn with_avx512f<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) fn with_avx512bf16<K: PairKernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512Bf16>()
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn with_avx2_quads<K: QuadKernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(crate) fn with_avx512f_quads<K: QuadKernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(crate) fn with_avx512vnni<K: QuadKernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512Vnni>()
 }
 
 #[derive(Clone, Copy)]
@@ -104,6 +119,10 @@ impl Simd for Avx2 {
             _mm256_add_ps(a, b)
         }
 
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            _mm256_mul_ps(a, b)
+        }
+
         unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             _mm256_fmadd_ps(a, b, c)
         }
@@ -114,6 +133,41 @@ impl Simd for Avx2 {
 
         unsafe fn sum4(v: [__m256; 4]) -> [f32; 4] {
             sum4_quarters(v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spread<const WIDTH: usize, const SHIFT: usize>(from: *const u8, to: *mut u8, apart: usize) {
+        // SAFETY: the caller vouches for 64 bytes there, and at each place.
+        unsafe {
+            let mask = _mm256_set1_epi8(((1u16 << WIDTH) - 1) as i8);
+            for half in [0, 32] {
+                let line = _mm256_loadu_si256(from.add(half).cast());
+                for place in 0..8 / WIDTH {
+                    let to = to.add(place * apart + half);
+                    let right = _mm_cvtsi32_si128((place * WIDTH) as i32);
+                    let mut own = _mm256_and_si256(_mm256_srl_epi16(line, right), mask);
+                    if SHIFT > 0 {
+                        own = _mm256_sll_epi16(own, _mm_cvtsi32_si128(SHIFT as i32));
+                        own = _mm256_or_si256(own, _mm256_loadu_si256(to.cast()));
+                    }
+                    _mm256_storeu_si256(to.cast(), own);
+                }
+            }
+        }
+    }
+
+    // The numbers are whole sub-blocks, and so whole registers.
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], numbers: &mut [u8]) {
+        // SAFETY: the instruction set is there.
+        unsafe {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            let table = _mm256_broadcastsi128_si256(table);
+            for numbers in numbers.chunks_exact_mut(32) {
+                let index = _mm256_loadu_si256(numbers.as_ptr().cast());
+                _mm256_storeu_si256(numbers.as_mut_ptr().cast(), _mm256_shuffle_epi8(table, index));
+            }
         }
     }
 
@@ -194,6 +248,10 @@ impl Simd for Avx512 {
             _mm512_add_ps(a, b)
         }
 
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            _mm512_mul_ps(a, b)
+        }
+
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
             _mm512_fmadd_ps(a, b, c)
         }
@@ -204,6 +262,39 @@ impl Simd for Avx512 {
 
         unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
             sum4_quarters([fold_to_four(v[0]), fold_to_four(v[1]), fold_to_four(v[2]), fold_to_four(v[3])])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spread<const WIDTH: usize, const SHIFT: usize>(from: *const u8, to: *mut u8, apart: usize) {
+        // SAFETY: the caller vouches for 64 bytes there, and at each place.
+        unsafe {
+            let line = _mm512_loadu_si512(from.cast());
+            let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
+            for place in 0..8 / WIDTH {
+                let to = to.add(place * apart);
+                let right = _mm_cvtsi32_si128((place * WIDTH) as i32);
+                let mut own = _mm512_and_si512(_mm512_srl_epi16(line, right), mask);
+                if SHIFT > 0 {
+                    own = _mm512_sll_epi16(own, _mm_cvtsi32_si128(SHIFT as i32));
+                    own = _mm512_or_si512(own, _mm512_loadu_si512(to.cast()));
+                }
+                _mm512_storeu_si512(to.cast(), own);
+            }
+        }
+    }
+
+    // The numbers are whole sub-blocks, and so whole registers.
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], numbers: &mut [u8]) {
+        // SAFETY: the instruction set is there.
+        unsafe {
+            let table = _mm_loadu_si128(table.as_ptr().cast());
+            let table = _mm512_broadcast_i32x4(table);
+            for numbers in numbers.chunks_exact_mut(64) {
+                let index = _mm512_loadu_si512(numbers.as_ptr().cast());
+                _mm512_storeu_si512(numbers.as_mut_ptr().cast(), _mm512_shuffle_epi8(table, index));
+            }
         }
     }
 
@@ -237,6 +328,83 @@ impl Pairs for Avx512Bf16 {
 
         unsafe fn mul_add(a: __m512bh, b: __m512bh, sums: __m512) -> __m512 {
             _mm512_dpbf16_ps(sums, a, b)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni;
+
+impl Quads for Avx512Vnni {
+    type Floats = Avx512;
+    type Sums = __m512i;
+    const SHIFT: i32 = 0;
+
+    vouched! {
+        unsafe fn splat(value: i32) -> __m512i {
+            _mm512_set1_epi32(value)
+        }
+
+        unsafe fn dot(sums: __m512i, weights: *const u8, x: i32) -> __m512i {
+            _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(x))
+        }
+
+        unsafe fn to_floats(sums: __m512i) -> __m512 {
+            _mm512_cvtepi32_ps(sums)
+        }
+    }
+}
+
+impl Quads for Avx512 {
+    type Floats = Avx512;
+    type Sums = __m512i;
+    const SHIFT: i32 = 0;
+
+    vouched! {
+        unsafe fn splat(value: i32) -> __m512i {
+            _mm512_set1_epi32(value)
+        }
+
+        unsafe fn dot(sums: __m512i, weights: *const u8, x: i32) -> __m512i {
+            // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
+            let (weights, x) = (_mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(x));
+            let mask = _mm512_set1_epi8(15);
+            let low = _mm512_maddubs_epi16(_mm512_and_si512(weights, mask), x);
+            let high = _mm512_maddubs_epi16(_mm512_and_si512(_mm512_srli_epi16::<4>(weights), mask), x);
+            let low = _mm512_madd_epi16(low, _mm512_set1_epi16(1));
+            let high = _mm512_madd_epi16(high, _mm512_set1_epi16(16));
+            _mm512_add_epi32(sums, _mm512_add_epi32(low, high))
+        }
+
+        unsafe fn to_floats(sums: __m512i) -> __m512 {
+            _mm512_cvtepi32_ps(sums)
+        }
+    }
+}
+
+impl Quads for Avx2 {
+    type Floats = Avx2;
+    type Sums = __m256i;
+    const SHIFT: i32 = 0;
+
+    vouched! {
+        unsafe fn splat(value: i32) -> __m256i {
+            _mm256_set1_epi32(value)
+        }
+
+        unsafe fn dot(sums: __m256i, weights: *const u8, x: i32) -> __m256i {
+            // As in AVX-512.
+            let (weights, x) = (_mm256_loadu_si256(weights.cast()), _mm256_set1_epi32(x));
+            let mask = _mm256_set1_epi8(15);
+            let low = _mm256_maddubs_epi16(_mm256_and_si256(weights, mask), x);
+            let high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(weights), mask), x);
+            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+            let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
+            _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+        }
+
+        unsafe fn to_floats(sums: __m256i) -> __m256 {
+            _mm256_cvtepi32_ps(sums)
         }
     }
 }

@@ -76,7 +76,7 @@ pub(in crate::kernels) unsafe fn dot_tile<D: Dot, const R: usize, const C: usize
 /// # Safety
 ///
 /// As of [`Simd`].
-pub(in crate::kernels) trait Operand: Element {
+pub(crate) trait Operand: Element {
     unsafe fn load<S: Simd>(from: *const Self) -> S::Vector;
     unsafe fn load_part<S: Simd>(from: *const Self, n: usize) -> S::Vector;
 }

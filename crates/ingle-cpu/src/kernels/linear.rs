@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! `Linear`, over a weight however it lies.
+//!
+//! A packed weight is taken panel by panel ([`crate::packed`]). Within a panel the inner axis is cut into strips;
+//! each strip is brought into the first cache once and met by every tile of rows of `x`. The sums so far wait in
+//! the output meanwhile, exactly, so strips change no bit of them.
+
+mod groups;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
+use ingle_tensor::{DType, Quantization, Result, Spec};
+
+use super::rows::packed;
+use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
+use crate::layout::Layout;
+#[cfg(target_arch = "x86_64")]
+use crate::packed::pairs as pair_panels;
+use crate::packed::{PANEL, Packing, groups::GroupPanels, panels, sizes};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Isa;
+use crate::storage::CpuStorage;
+
+/// [`ingle_tensor::Op::Linear`].
+pub(crate) fn linear(
+    cx: &Context,
+    [x, weight]: [CpuStorage; 2],
+    bias: Option<CpuStorage>,
+    output: &Spec,
+) -> Result<CpuStorage> {
+    let x = x.plain(cx)?;
+    let bias = bias.map(|bias| bias.plain(cx)).transpose()?;
+    let Some(packing) = weight.packing() else { return matmul::linear(cx, [x, weight], bias, output) };
+    let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
+    let bias = bias.as_ref().map(packed::<f32>);
+    let [n, k] = sizes(weight.layout().shape());
+    let m = output.shape[..output.shape.len() - 1].iter().product();
+    let product = Product { m, n, k, bias };
+    match packing {
+        #[cfg(target_arch = "x86_64")]
+        Packing::Pairs => {
+            let x = pairs::padded_rows(cx, x, k)?;
+            in_dtype(cx, "linear", output, |out| {
+                product.run(cx, out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
+            })
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Packing::Pairs => matmul::linear(cx, [x, weight.plain(cx)?], None, output),
+        Packing::Groups(group_panels) => {
+            let x = contiguous_f32(cx, x)?;
+            let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form.group_size)?;
+            in_dtype(cx, "linear", output, |out| {
+                product.run(cx, out, &groups::Groups::new(&rows, weight.bytes(), group_panels, n, cx.isa))
+            })
+        }
+    }
+}
+
+/// [`ingle_tensor::Op::Pack`].
+pub(crate) fn pack(cx: &Context, weight: CpuStorage) -> Result<CpuStorage> {
+    #[cfg(target_arch = "x86_64")]
+    if weight.dtype() == DType::BF16 && cx.isa == Isa::Avx512 && weight.packing().is_none() {
+        let weight = contiguous(cx, weight)?;
+        let shape = weight.layout().shape();
+        let buffer = pair_panels::pack(cx, packed(&weight), sizes(shape))?;
+        return Ok(CpuStorage::new(buffer, Layout::contiguous(shape), DType::BF16).packed(Packing::Pairs));
+    }
+    let _ = cx;
+    Ok(weight)
+}
+
+/// [`ingle_tensor::Op::Dequantize`]: the quants are laid out in panels and stay quants.
+pub(crate) fn dequantize(
+    cx: &Context,
+    inputs: Vec<CpuStorage>,
+    quantization: Quantization,
+    output: &Spec,
+) -> Result<CpuStorage> {
+    let inputs: Vec<CpuStorage> = inputs.into_iter().map(|input| contiguous(cx, input)).collect::<Result<_>>()?;
+    let (panels, buffer) = GroupPanels::pack(cx, &inputs, quantization, sizes(&output.shape))?;
+    Ok(CpuStorage::new(buffer, Layout::contiguous(&output.shape), output.dtype).packed(Packing::Groups(panels)))
+}
+
+/// A product of `m` rows with a weight of `n` rows.
+struct Product<'a> {
+    m: usize,
+    n: usize,
+    k: usize,
+    bias: Option<&'a [f32]>,
+}
+
+/// The most rows of `x` in a unit of work: their part that a strip meets stays in the second cache.
+const ROWS: usize = 256;
+
+/// What a packed weight's kernel does.
+trait PanelKernel: Sync {
+    /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
+    /// wanted.
+    ///
+    /// # Safety
+    /// `out` points to the first row's output of the panel's first row, and rows of it are `n` apart.
+    unsafe fn panel(&self, panel: usize, rows: std::ops::Range<usize>, columns: usize, out: *mut f32);
+}
+
+impl Product<'_> {
+    fn run(&self, cx: &Context, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
+        let Product { m, n, k, bias } = *self;
+        if out.is_empty() {
+            return Ok(());
+        }
+        // Units that are equally long, and enough of them for every thread.
+        let blocks = m.div_ceil(ROWS);
+        let rows = m.div_ceil(blocks);
+        let panels = panels(n);
+        let together = (panels * blocks / (8 * cx.pool.threads())).clamp(1, 8);
+        let chunks = panels.div_ceil(together);
+        let to = Pointer(out.as_mut_ptr());
+        cx.parallel("linear", (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
+            let (block, chunk) = (unit % blocks, unit / blocks);
+            let rows = block * rows..((block + 1) * rows).min(m);
+            for panel in chunk * together..((chunk + 1) * together).min(panels) {
+                let first = panel * PANEL;
+                let columns = PANEL.min(n - first);
+                // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
+                unsafe {
+                    for row in rows.clone() {
+                        let out = std::slice::from_raw_parts_mut(to.get().add(row * n + first), columns);
+                        match bias {
+                            Some(bias) => out.copy_from_slice(&bias[first..first + columns]),
+                            None => out.fill(0.0),
+                        }
+                    }
+                    kernel.panel(panel, rows.clone(), columns, to.get().add(rows.start * n + first));
+                }
+            }
+        })
+    }
+}
+
+/// Rows of `x` in the tiles that cover `rows` of them, `most` at a time and as evenly as that allows.
+fn tiles(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let count = rows.div_ceil(most).max(1);
+    (0..count).map(move |tile| tile * rows / count..(tile + 1) * rows / count)
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Quantised weights by the dot product of 8-bit integers.
+//!
+//! Each group of `x` that meets one scale of a row is rounded to integers from −127 to 127 against its own largest
+//! magnitude. Integer sums are exact, so that only the sum over the groups has an order, which is theirs.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use ingle_tensor::{GroupForm, Offsets, Result};
+
+use super::{PanelKernel, tiles};
+use crate::kernels::{Context, Pointer, elements_mut};
+use crate::memory::{Buffer, Contents};
+use crate::packed::PANEL;
+use crate::packed::groups::{GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
+use crate::simd::{Isa, Kernel, QuadKernel, Quads, Simd};
+
+/// Columns of the weight in a strip: 16 KiB of quants.
+const STRIP: usize = 256;
+
+/// Groups in a strip, at most.
+const GROUPS: usize = STRIP / 16;
+
+/// Bytes of a panel that one step of the dot product takes.
+const STEP: usize = 4 * PANEL;
+
+/// How far ahead of its use a weight is asked for, in bytes.
+const AHEAD: usize = 4096;
+
+/// Rows of `x` as integers, and what they stand for.
+pub(super) struct QuantisedRows {
+    quants: Buffer,
+    scales: Buffer,
+    sums: Buffer,
+    k: usize,
+    groups: usize,
+}
+
+impl QuantisedRows {
+    /// Rounds `x [m, k]` group by group.
+    pub(super) fn new(cx: &Context, x: &[f32], [m, k]: [usize; 2], group_size: usize) -> Result<Self> {
+        let groups = k / group_size;
+        let mut rows = QuantisedRows {
+            quants: cx.buffer::<i8>(m * k, Contents::Anything)?,
+            scales: cx.buffer::<f32>(m * groups, Contents::Anything)?,
+            sums: cx.buffer::<i32>(m * groups, Contents::Anything)?,
+            k,
+            groups,
+        };
+        let quants = Pointer(elements_mut::<i8>(&mut rows.quants).as_mut_ptr());
+        let scales = Pointer(elements_mut::<f32>(&mut rows.scales).as_mut_ptr());
+        let sums = Pointer(elements_mut::<i32>(&mut rows.sums).as_mut_ptr());
+        cx.parallel("linear", (m, m * k), |row| {
+            // SAFETY: each row has its own part of the three buffers, which hold `m` of them.
+            unsafe {
+                cx.isa.dispatch(Round {
+                    x: &x[row * k..(row + 1) * k],
+                    group_size,
+                    quants: std::slice::from_raw_parts_mut(quants.get().add(row * k), k),
+                    scales: std::slice::from_raw_parts_mut(scales.get().add(row * groups), groups),
+                    sums: std::slice::from_raw_parts_mut(sums.get().add(row * groups), groups),
+                });
+            }
+        })?;
+        Ok(rows)
+    }
+}
+
+/// One row, rounded.
+struct Round<'a> {
+    x: &'a [f32],
+    group_size: usize,
+    quants: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let groups = self.x.chunks_exact(self.group_size).zip(self.quants.chunks_exact_mut(self.group_size));
+        for ((x, quants), (scale, sum)) in groups.zip(self.scales.iter_mut().zip(self.sums)) {
+            // Lanes of their own, so that the compiler may use all of a register.
+            let mut largest = [0f32; 16];
+            for x in x.chunks_exact(16) {
+                for (largest, x) in largest.iter_mut().zip(x) {
+                    *largest = if x.abs() > *largest { x.abs() } else { *largest };
+                }
+            }
+            let largest = largest.iter().fold(0f32, |a, &b| if b > a { b } else { a });
+            let steps = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            let mut total = 0;
+            for (quant, x) in quants.iter_mut().zip(x) {
+                // To nearest, ties to even: adding this leaves no bits for a fraction.
+                const MAGIC: f32 = 12_582_912.0;
+                let rounded = (x * steps + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
+                *quant = rounded as i8;
+                total += rounded;
+            }
+            // What is not finite must not vanish.
+            *scale = if x.iter().all(|x| x.is_finite()) { largest / 127.0 } else { f32::NAN };
+            *sum = total;
+        }
+    }
+}
+
+/// A product of rounded rows with a packed quantised weight.
+pub(super) struct Groups<'a> {
+    rows: &'a QuantisedRows,
+    weight: &'a [u8],
+    panels: GroupPanels,
+    n: usize,
+    isa: Isa,
+}
+
+impl<'a> Groups<'a> {
+    /// The weight is packed, of `n` rows.
+    pub(super) fn new(rows: &'a QuantisedRows, weight: &'a [u8], panels: GroupPanels, n: usize, isa: Isa) -> Self {
+        // The bounds that the kernel relies on.
+        assert_eq!(rows.k, panels.k, "x and the weight differ in length");
+        assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
+        Groups { rows, weight, panels, n, isa }
+    }
+}
+
+thread_local! {
+    /// Each thread's own, so that it is not cleared for every panel.
+    static STRIP_MEMORY: RefCell<Box<Strip>> = RefCell::new(Box::new(Strip::EMPTY));
+}
+
+impl PanelKernel for Groups<'_> {
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        STRIP_MEMORY.with_borrow_mut(|strip| {
+            self.isa.dispatch_quads(Panel { product: self, strip, panel, rows, columns, out });
+        });
+    }
+}
+
+/// A panel and the rows that meet it. Made only with an `out` that holds its outputs.
+struct Panel<'a> {
+    product: &'a Groups<'a>,
+    strip: &'a mut Strip,
+    panel: usize,
+    rows: Range<usize>,
+    columns: usize,
+    out: *mut f32,
+}
+
+/// A strip as the kernel takes it.
+#[repr(align(64))]
+struct Strip {
+    quants: [u8; STRIP * PANEL],
+    scales: [f32; GROUPS * PANEL],
+    offsets: [f32; GROUPS * PANEL],
+}
+
+impl Strip {
+    const EMPTY: Strip =
+        Strip { quants: [0; STRIP * PANEL], scales: [0.0; GROUPS * PANEL], offsets: [0.0; GROUPS * PANEL] };
+}
+
+impl QuadKernel for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<Q: Quads>(self) {
+        match self.product.panels.form.offsets {
+            Offsets::None => self.strips::<Q, false>(),
+            Offsets::PerGroup => self.strips::<Q, true>(),
+        }
+    }
+}
+
+impl Panel<'_> {
+    #[inline(always)]
+    fn strips<Q: Quads, const OFFSETS: bool>(self) {
+        let Panel { product, strip, panel, ref rows, columns, out } = self;
+        let panels = &product.panels;
+        let GroupForm { bits, group_size, .. } = panels.form;
+        let (block_len, block_bytes) = (panels.block_len(), panels.block_bytes());
+        let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
+        for (at, blocks) in packed.chunks(STRIP / block_len * block_bytes).enumerate() {
+            strip.read::<Q::Floats>(panels, blocks);
+            let strip = &*strip;
+            let first = at * STRIP;
+            let end = first + blocks.len() / block_bytes * block_len;
+            for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
+                let part = Part {
+                    product,
+                    // Whole bytes need no unpacking.
+                    quants: if bits == 8 { &blocks[panels.header_bytes()..] } else { &strip.quants },
+                    block_bytes: if bits == 8 { block_bytes } else { block_len * PANEL },
+                    fetches: bits == 8 && tile.start == 0,
+                    scales: &strip.scales,
+                    offsets: &strip.offsets,
+                    first: rows.start + tile.start,
+                    groups: first / group_size..end / group_size,
+                    columns,
+                    // SAFETY: the tile lies inside the outputs that the panel holds.
+                    out: unsafe { out.add(tile.start * product.n) },
+                };
+                match tile.len() {
+                    1 => part.columns::<Q, OFFSETS, 1, 4>(),
+                    2 => part.columns::<Q, OFFSETS, 2, 2>(),
+                    3 => part.columns::<Q, OFFSETS, 3, 2>(),
+                    4 if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 4, 2>(),
+                    5 if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 5, 2>(),
+                    _ if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 6, 2>(),
+                    // No tile has more rows than the registers hold.
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl Strip {
+    /// Reads the blocks of a strip: their scales, and their quants if these are not whole bytes.
+    #[inline(always)]
+    fn read<S: Simd>(&mut self, panels: &GroupPanels, blocks: &[u8]) {
+        let (block_len, header, lanes) = (panels.block_len(), panels.header_bytes(), panels.groups() * PANEL);
+        let GroupForm { bits, codebook, .. } = panels.form;
+        let sub_bytes = SUB_QUANTS * bits / 8;
+        for block in 0..blocks.len() / panels.block_bytes() {
+            // SAFETY: below `dispatch`; a strip has room for as many blocks as `blocks` holds.
+            unsafe {
+                let packed = blocks.as_ptr().add(block * panels.block_bytes());
+                let scales = self.scales.as_mut_ptr().add(block * lanes);
+                panels.read_scales::<S>(packed, scales, self.offsets.as_mut_ptr().add(block * lanes));
+                let quants = self.quants.as_mut_ptr().add(block * block_len * PANEL);
+                for sub in 0..if bits == 8 { 0 } else { block_len / SUB_BLOCK } {
+                    join_planes::<S>(bits, AHEAD, packed.add(header + sub * sub_bytes), quants.add(sub * SUB_QUANTS));
+                }
+            }
+        }
+        if let Some(codebook) = codebook {
+            let count = blocks.len() / panels.block_bytes() * block_len * PANEL;
+            // SAFETY: below `dispatch`.
+            unsafe { S::look_up(codebook, &mut self.quants[..count]) }
+        }
+    }
+}
+
+/// Rows in the largest tile: integers and floats of each, two registers wide.
+const fn rows_of<Q: Quads>() -> usize {
+    if Q::Floats::TILE_ROWS > 3 { 6 } else { 3 }
+}
+
+/// A strip and a tile of rows that meets it.
+struct Part<'a> {
+    product: &'a Groups<'a>,
+    quants: &'a [u8],
+    /// From one block's quants to the next one's.
+    block_bytes: usize,
+    /// Whether this is the first to read the quants from memory.
+    fetches: bool,
+    scales: &'a [f32],
+    offsets: &'a [f32],
+    /// The first row.
+    first: usize,
+    /// Groups of the rows.
+    groups: Range<usize>,
+    /// Outputs that are wanted.
+    columns: usize,
+    out: *mut f32,
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    fn columns<Q: Quads, const OFFSETS: bool, const R: usize, const WIDTH: usize>(&self) {
+        let width = WIDTH * Q::Floats::LANES;
+        let mut column = 0;
+        while column < self.columns {
+            // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped below.
+            unsafe {
+                let sums = self.product::<Q, OFFSETS, R, WIDTH>(column);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
+                    }
+                }
+            }
+            column += width;
+        }
+    }
+
+    /// Adds a register of sums to the outputs of row `r`, as far as they are wanted.
+    #[inline(always)]
+    unsafe fn add<S: Simd>(&self, r: usize, column: usize, sum: S::Vector) {
+        let wanted = self.columns.saturating_sub(column);
+        // SAFETY: the outputs that are wanted are there.
+        unsafe {
+            let to = self.out.add(r * self.product.n + column);
+            if wanted >= S::LANES {
+                S::store(to, S::add(S::load(to), sum));
+            } else if wanted > 0 {
+                S::store_part(to, wanted, S::add(S::load_part(to, wanted), sum));
+            }
+        }
+    }
+
+    /// The products of `R` rows with `WIDTH` registers of columns.
+    #[inline(always)]
+    unsafe fn product<Q: Quads, const OFFSETS: bool, const R: usize, const WIDTH: usize>(
+        &self,
+        column: usize,
+    ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
+        let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
+        let GroupForm { group_size, zero, .. } = self.product.panels.form;
+        let per_block = self.product.panels.groups();
+        let shift = Q::SHIFT - i32::from(zero);
+        // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip.
+        unsafe {
+            let mut x = quants.bytes().as_ptr().add(self.first * k + self.groups.start * group_size);
+            let scales = scales.bytes().as_ptr().cast::<f32>().add(self.first * groups + self.groups.start);
+            let sums = sums.bytes().as_ptr().cast::<i32>().add(self.first * groups + self.groups.start);
+            let mut totals = [[Q::Floats::splat(0.0); WIDTH]; R];
+            for group in 0..self.groups.len() {
+                // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.
+                let mut dots = [[Q::splat(0); WIDTH]; R];
+                for (r, dots) in dots.iter_mut().enumerate() {
+                    let sum = (*sums.add(r * groups + group)).wrapping_mul(shift);
+                    *dots = [Q::splat(sum); WIDTH];
+                }
+                let place = group / per_block * self.block_bytes + group % per_block * group_size * PANEL;
+                let mut weights = self.quants.as_ptr().add(place + 4 * column);
+                for step in 0..group_size / 4 {
+                    // More rows take so long that the processor fetches ahead by itself.
+                    if R < 5 && self.fetches {
+                        for line in (0..WIDTH * Q::Floats::LANES * 4).step_by(64) {
+                            Q::Floats::prefetch(weights.wrapping_add(AHEAD + line));
+                        }
+                    }
+                    for (r, dots) in dots.iter_mut().enumerate() {
+                        let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
+                        for (c, dot) in dots.iter_mut().enumerate() {
+                            *dot = Q::dot(*dot, weights.add(4 * c * Q::Floats::LANES), x);
+                        }
+                    }
+                    weights = weights.add(STEP);
+                }
+                x = x.add(group_size);
+                for c in 0..WIDTH {
+                    let place = group * PANEL + column + c * Q::Floats::LANES;
+                    let scale = Q::Floats::load(self.scales.as_ptr().add(place));
+                    for (r, totals) in totals.iter_mut().enumerate() {
+                        let x_scale = Q::Floats::splat(*scales.add(r * groups + group));
+                        let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
+                        totals[c] = Q::Floats::mul_add(value, x_scale, totals[c]);
+                    }
+                    if OFFSETS {
+                        let offset = Q::Floats::load(self.offsets.as_ptr().add(place));
+                        for (r, totals) in totals.iter_mut().enumerate() {
+                            let at = r * groups + group;
+                            let sum = Q::Floats::splat(*scales.add(at) * *sums.add(at) as f32);
+                            totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
+                        }
+                    }
+                }
+            }
+            totals
+        }
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! bf16 weights by the BF16 dot product of AVX-512.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use half::bf16;
+use ingle_tensor::{DType, Result};
+
+use super::{PanelKernel, tiles};
+use crate::kernels::{Context, Pieces, cast, contiguous, elements_mut, rows::packed};
+use crate::layout::Layout;
+use crate::memory::Contents;
+use crate::packed::{PANEL, pairs::padded};
+use crate::storage::CpuStorage;
+
+/// Pairs of the inner axis in a strip: 32 KiB of weights.
+const STRIP: usize = 128;
+
+/// The most rows in a tile: with 4 registers for each, all but eight.
+const TILE: usize = 6;
+
+/// Registers across a panel.
+const WIDTH: usize = PANEL / 16;
+
+/// How far ahead of its use a weight is asked for, in bytes.
+const AHEAD: usize = 4096;
+
+/// `x [m, k]` as bf16, each row with its last pair full.
+pub(super) fn padded_rows(cx: &Context, x: CpuStorage, k: usize) -> Result<CpuStorage> {
+    let x = contiguous(cx, cast::cast(cx, x, DType::BF16)?)?;
+    if k.is_multiple_of(2) {
+        return Ok(x);
+    }
+    let rows = x.elements() / k.max(1);
+    let mut buffer = cx.buffer::<bf16>(rows * padded(k), Contents::Zeros)?;
+    let from = packed::<bf16>(&x);
+    cx.pieces("linear", elements_mut(&mut buffer), Pieces { size: padded(k), cost: 1 }, |row, out| {
+        out[..k].copy_from_slice(&from[row * k..][..k]);
+    })?;
+    Ok(CpuStorage::new(buffer, Layout::contiguous(&[rows, padded(k)].into()), DType::BF16))
+}
+
+/// A product of bf16 rows with a packed bf16 weight.
+pub(super) struct Pairs<'a> {
+    x: &'a [bf16],
+    weight: &'a [u8],
+    n: usize,
+    /// Pairs of the inner axis.
+    pairs: usize,
+}
+
+impl<'a> Pairs<'a> {
+    /// `x` has `m` padded rows; the weight is packed, `[n, k]`.
+    pub(super) fn new(x: &'a [bf16], weight: &'a [u8], [m, n, k]: [usize; 3]) -> Self {
+        let pairs = padded(k) / 2;
+        // The bounds that the kernel relies on.
+        assert!(x.len() >= m * pairs * 2, "x is shorter than its shape");
+        assert!(weight.len() >= n.next_multiple_of(PANEL) * pairs * 4, "the weight is shorter than its shape");
+        Pairs { x, weight, n, pairs }
+    }
+}
+
+impl PanelKernel for Pairs<'_> {
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        // SAFETY: weights are packed this way only where the machine has the instructions; the pointers stay inside
+        // what `new` has checked, and the caller vouches for `out`.
+        unsafe { self.strips(panel, rows, columns, out) }
+    }
+}
+
+impl Pairs<'_> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn strips(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        let masks: [__mmask16; WIDTH] = std::array::from_fn(|i| {
+            let lanes = columns.saturating_sub(16 * i).min(16);
+            ((1u32 << lanes) - 1) as __mmask16
+        });
+        for strip in (0..self.pairs).step_by(STRIP) {
+            let length = STRIP.min(self.pairs - strip);
+            for tile in tiles(rows.len(), TILE) {
+                let first = rows.start + tile.start;
+                // SAFETY: the strip and the rows lie inside the weight and `x`, whose lengths were checked.
+                unsafe {
+                    let part = Part {
+                        weight: self.weight.as_ptr().add((panel * self.pairs + strip) * PANEL * 4),
+                        x: self.x.as_ptr().cast::<i32>().add(first * self.pairs + strip),
+                        x_stride: self.pairs,
+                        length,
+                        out: out.add(tile.start * self.n),
+                        out_stride: self.n,
+                        masks,
+                    };
+                    match tile.len() {
+                        1 => part.product::<1>(),
+                        2 => part.product::<2>(),
+                        3 => part.product::<3>(),
+                        4 => part.product::<4>(),
+                        5 => part.product::<5>(),
+                        // No tile has more rows than `TILE`.
+                        _ => part.product::<6>(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A strip of a panel and the rows of `x` that meet it.
+struct Part {
+    weight: *const u8,
+    x: *const i32,
+    x_stride: usize,
+    /// Pairs.
+    length: usize,
+    out: *mut f32,
+    out_stride: usize,
+    /// The lanes of each register that are wanted.
+    masks: [__mmask16; WIDTH],
+}
+
+impl Part {
+    /// Adds the products of `R` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn product<const R: usize>(&self) {
+        // SAFETY: the caller's pointers hold as many rows, pairs and outputs as it says.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); WIDTH]; R];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_maskz_loadu_ps(self.masks[c], self.out.add(r * self.out_stride + 16 * c));
+                }
+            }
+            for pair in 0..self.length {
+                let from = self.weight.add(pair * PANEL * 4);
+                let mut weights = [_mm512_setzero_si512(); WIDTH];
+                for (c, weight) in weights.iter_mut().enumerate() {
+                    *weight = _mm512_load_si512(from.add(64 * c).cast());
+                    // More rows take so long that the processor fetches ahead by itself.
+                    if R < TILE {
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64 * c).cast());
+                    }
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm512_set1_epi32(self.x.add(r * self.x_stride + pair).read_unaligned());
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(x), std::mem::transmute(weight));
+                    }
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (c, sum) in sums.into_iter().enumerate() {
+                    _mm512_mask_storeu_ps(self.out.add(r * self.out_stride + 16 * c), self.masks[c], sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Quantised weights in panels.
+//!
+//! A panel is a sequence of blocks of the inner axis. A block starts with the scales of its groups for the panel's
+//! 64 rows, then come the quants, in sub-blocks of 32 along the inner axis. A sub-block's quants are ordered as the
+//! 8-bit dot product takes them: four neighbours of a row side by side, then four of the panel's next row. Quants of
+//! fewer than 8 bits are cut into planes of 4, 2 and 1 bits; the numbers that share a byte lie far apart in that
+//! order, so that shifts and masks of whole registers put them back into it.
+
+use half::{bf16, f16};
+use ingle_tensor::{DType, GroupForm, Offsets, Quantization, Result, SuperScales, UnpackedRow};
+
+use super::{PANEL, panels};
+use crate::kernels::matmul::Operand;
+use crate::kernels::{Context, Pieces, elements_mut};
+use crate::memory::{Buffer, Contents};
+use crate::number::{Number, with_float};
+use crate::simd::{Kernel, Simd};
+use crate::storage::CpuStorage;
+
+/// Weights of a row in a sub-block.
+pub(crate) const SUB_BLOCK: usize = 32;
+
+/// Weights of a row in a block whose groups' scales have few bits.
+const SUPER: usize = 256;
+
+/// Quants in a sub-block of a panel.
+pub(crate) const SUB_QUANTS: usize = SUB_BLOCK * PANEL;
+
+/// How scales are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scales {
+    /// For each group a scale, and perhaps an offset, of this dtype.
+    Plain(DType),
+    /// For each group a scale, and perhaps an offset, of one byte; f16 multipliers of either for the block.
+    Super,
+}
+
+/// The layout of a quantised weight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupPanels {
+    pub(crate) form: GroupForm,
+    pub(crate) scales: Scales,
+    /// Columns of the weight.
+    pub(crate) k: usize,
+}
+
+impl GroupPanels {
+    /// Weights of a row in a block.
+    pub(crate) fn block_len(&self) -> usize {
+        match self.scales {
+            Scales::Super => SUPER,
+            Scales::Plain(_) => self.form.group_size,
+        }
+    }
+
+    /// Groups of a row in a block.
+    pub(crate) fn groups(&self) -> usize {
+        self.block_len() / self.form.group_size
+    }
+
+    /// Scales and offsets of a group.
+    fn numbers(&self) -> usize {
+        match self.form.offsets {
+            Offsets::None => 1,
+            Offsets::PerGroup => 2,
+        }
+    }
+
+    /// Bytes of a block's scales.
+    pub(crate) fn header_bytes(&self) -> usize {
+        let per_row = match self.scales {
+            Scales::Plain(dtype) => self.groups() * dtype.size(),
+            Scales::Super => self.groups() + size_of::<f16>(),
+        };
+        PANEL * self.numbers() * per_row
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.header_bytes() + self.block_len() * PANEL * self.form.bits / 8
+    }
+
+    /// Bytes of a panel.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.k / self.block_len() * self.block_bytes()
+    }
+
+    /// Packs a weight `[n, k]` of the inputs that [`ingle_tensor::Op::Dequantize`] names, row-major each.
+    pub(crate) fn pack(
+        cx: &Context,
+        inputs: &[CpuStorage],
+        quantization: Quantization,
+        [n, k]: [usize; 2],
+    ) -> Result<(Self, Buffer)> {
+        let source = Source::new(inputs, quantization, k);
+        let panels_of = GroupPanels { form: quantization.form(), scales: source.scales(), k };
+        let whole = n.is_multiple_of(PANEL);
+        let contents = if whole { Contents::Anything } else { Contents::Zeros };
+        let mut buffer = cx.memory.take(panels(n) * panels_of.panel_bytes(), contents)?;
+        let work = Pieces { size: panels_of.panel_bytes().max(1), cost: 4 };
+        cx.pieces("pack", elements_mut::<u8>(&mut buffer), work, |panel, out| {
+            let rows = panel * PANEL..((panel + 1) * PANEL).min(n);
+            panels_of.pack_panel(&source, rows, out);
+        })?;
+        Ok((panels_of, buffer))
+    }
+
+    fn pack_panel(&self, source: &Source<'_>, rows: std::ops::Range<usize>, out: &mut [u8]) {
+        let k = self.k;
+        let groups = k / self.form.group_size;
+        let (mut scales, mut offsets) = (vec![0.0; groups], vec![0.0; groups]);
+        // Words, of which four quants make one: they move together.
+        let mut words = vec![0u32; rows.len() * k / 4];
+        let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let header = self.header_bytes();
+        for (lane, row) in rows.clone().enumerate() {
+            let quants = &mut quants[lane * k..(lane + 1) * k];
+            let unpacked = UnpackedRow { quants, scales: &mut scales, offsets: &mut offsets };
+            source.quantization.unpack_row(source.row(row), unpacked);
+            for (block, out) in out.chunks_exact_mut(self.block_bytes()).enumerate() {
+                source.write_scales(self, row, block, lane, &mut out[..header], [&scales, &offsets]);
+            }
+        }
+        let mut ordered = [0u32; SUB_QUANTS / 4];
+        let bytes = SUB_QUANTS * self.form.bits / 8;
+        for (block, out) in out.chunks_exact_mut(self.block_bytes()).enumerate() {
+            for (sub, out) in out[header..].chunks_exact_mut(bytes).enumerate() {
+                let first = (block * self.block_len() + sub * SUB_BLOCK) / 4;
+                for (lane, row) in words.chunks_exact((k / 4).max(1)).enumerate() {
+                    for (to, word) in ordered.chunks_exact_mut(PANEL).zip(&row[first..first + SUB_BLOCK / 4]) {
+                        to[lane] = *word;
+                    }
+                }
+                split_planes(self.form.bits, bytemuck::cast_slice(&ordered), out);
+            }
+        }
+    }
+
+    /// Row-major weights of some rows, as `dtype`.
+    pub(crate) fn unpack(&self, cx: &Context, packed: &[u8], rows: &[usize], dtype: DType) -> Result<Buffer> {
+        let mut buffer = cx.memory.take(rows.len() * self.k * dtype.size(), Contents::Anything)?;
+        with_float!("dequantize", dtype, T => {
+            let work = Pieces { size: self.k.max(1), cost: 16 };
+            cx.pieces("dequantize", elements_mut::<T>(&mut buffer), work, |at, out| {
+                let panel = &packed[rows[at] / PANEL * self.panel_bytes()..][..self.panel_bytes()];
+                cx.isa.dispatch(UnpackRow { panels: self, panel, lane: rows[at] % PANEL, out });
+            })
+        })?;
+        Ok(buffer)
+    }
+
+    /// The scales and offsets of a block's groups as f32, [`PANEL`] for each group. Offsets are left alone in a
+    /// format without.
+    ///
+    /// # Safety
+    /// Below `dispatch`; `header` is that of a block, and there is room for its groups.
+    // Loops over pointers here and below: this runs for every kilobyte of weights, and what iterators cost adds up.
+    #[inline(always)]
+    pub(crate) unsafe fn read_scales<S: Simd>(&self, header: *const u8, scales: *mut f32, offsets: *mut f32) {
+        let lanes = self.groups() * PANEL;
+        let offset_lanes = lanes * (self.numbers() - 1);
+        // SAFETY: the caller's promise; the parts of a header follow each other as `header_bytes` counts them.
+        unsafe {
+            match self.scales {
+                Scales::Plain(dtype) => {
+                    let rest = header.add(lanes * dtype.size());
+                    match dtype {
+                        DType::F32 => {
+                            widen::<S, f32>(header.cast(), lanes, scales);
+                            widen::<S, f32>(rest.cast(), offset_lanes, offsets);
+                        }
+                        DType::F16 => {
+                            widen::<S, f16>(header.cast(), lanes, scales);
+                            widen::<S, f16>(rest.cast(), offset_lanes, offsets);
+                        }
+                        _ => {
+                            widen::<S, bf16>(header.cast(), lanes, scales);
+                            widen::<S, bf16>(rest.cast(), offset_lanes, offsets);
+                        }
+                    }
+                }
+                Scales::Super => {
+                    let (mut scale, mut min) = ([0.0; PANEL], [0.0; PANEL]);
+                    widen::<S, f16>(header.cast(), PANEL, scale.as_mut_ptr());
+                    let mut own = header.add(PANEL * size_of::<f16>());
+                    if offset_lanes > 0 {
+                        widen::<S, f16>(own.cast(), PANEL, min.as_mut_ptr());
+                        own = own.add(PANEL * size_of::<f16>());
+                    }
+                    for group in (0..lanes).step_by(PANEL) {
+                        for lane in 0..PANEL {
+                            *scales.add(group + lane) = scale[lane] * f32::from(*own.add(group + lane).cast::<i8>());
+                        }
+                    }
+                    let own = own.add(lanes);
+                    for group in (0..offset_lanes).step_by(PANEL) {
+                        for lane in 0..PANEL {
+                            *offsets.add(group + lane) = -(min[lane] * f32::from(*own.add(group + lane)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `count` stored numbers as f32.
+///
+/// # Safety
+/// Below `dispatch`; that many are there, a multiple of [`PANEL`], and room for them.
+#[inline(always)]
+unsafe fn widen<S: Simd, T: Operand>(from: *const T, count: usize, to: *mut f32) {
+    let mut lane = 0;
+    while lane < count {
+        // SAFETY: the caller's promise; a panel is a whole number of vectors wide.
+        unsafe { S::store(to.add(lane), T::load::<S>(from.add(lane))) }
+        lane += S::LANES;
+    }
+}
+
+/// One row of a panel, to be unpacked.
+struct UnpackRow<'a, T> {
+    panels: &'a GroupPanels,
+    panel: &'a [u8],
+    lane: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Number<Wide = f32>> Kernel for UnpackRow<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let UnpackRow { panels, panel, lane, out } = self;
+        let GroupForm { bits, group_size, zero, codebook, .. } = panels.form;
+        let sub_bytes = SUB_QUANTS * bits / 8;
+        let (mut scales, mut offsets) = ([0.0; PANEL * 16], [0.0; PANEL * 16]);
+        for (block, out) in panel.chunks_exact(panels.block_bytes()).zip(out.chunks_exact_mut(panels.block_len())) {
+            let (header, packed) = block.split_at(panels.header_bytes());
+            // SAFETY: a block has at most 16 groups.
+            unsafe { panels.read_scales::<S>(header.as_ptr(), scales.as_mut_ptr(), offsets.as_mut_ptr()) }
+            for (sub, (packed, out)) in packed.chunks_exact(sub_bytes).zip(out.chunks_exact_mut(SUB_BLOCK)).enumerate()
+            {
+                for (i, out) in out.iter_mut().enumerate() {
+                    let quant = quant_at(bits, packed, i / 4 * 4 * PANEL + lane * 4 + i % 4);
+                    let value = codebook.map_or(quant, |codebook| codebook[usize::from(quant & 15)]);
+                    let group = (sub * SUB_BLOCK + i) / group_size * PANEL + lane;
+                    *out = T::narrow(scales[group] * (f32::from(value) - f32::from(zero)) + offsets[group]);
+                }
+            }
+        }
+    }
+}
+
+/// The inputs of [`ingle_tensor::Op::Dequantize`].
+struct Source<'a> {
+    quantization: Quantization,
+    packed: &'a [u8],
+    row_bytes: usize,
+    /// Of [`Quantization::Affine`]: the bytes of scales and offsets, and their dtype.
+    beside: Option<([&'a [u8]; 2], DType)>,
+}
+
+impl<'a> Source<'a> {
+    fn new(inputs: &'a [CpuStorage], quantization: Quantization, k: usize) -> Self {
+        let beside = match inputs {
+            [_, scales, offsets] => Some(([scales.contiguous_bytes(), offsets.contiguous_bytes()], scales.dtype())),
+            _ => None,
+        };
+        let packed = inputs.first().map(CpuStorage::contiguous_bytes).unwrap_or_default();
+        let row_bytes = quantization.row_bytes(k).unwrap_or(0);
+        Source { quantization, packed, row_bytes, beside }
+    }
+
+    fn scales(&self) -> Scales {
+        match (self.quantization, self.beside) {
+            (_, Some((_, dtype))) => Scales::Plain(dtype),
+            (Quantization::Blocks(format), _) if format.block_len() == SUPER => Scales::Super,
+            _ => Scales::Plain(DType::F16),
+        }
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        &self.packed[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Writes the scales of one block of one row where `header` has them.
+    fn write_scales(
+        &self,
+        panels: &GroupPanels,
+        row: usize,
+        block: usize,
+        lane: usize,
+        header: &mut [u8],
+        [scales, offsets]: [&[f32]; 2],
+    ) {
+        let groups = panels.groups();
+        match (self.quantization, self.beside) {
+            (_, Some((stored, dtype))) => {
+                let size = dtype.size();
+                let per_row = panels.k / panels.form.group_size;
+                for (stored, header) in stored.iter().zip(header.chunks_exact_mut(groups * PANEL * size)) {
+                    for group in 0..groups {
+                        let from = &stored[(row * per_row + block * groups + group) * size..][..size];
+                        header[(group * PANEL + lane) * size..][..size].copy_from_slice(from);
+                    }
+                }
+            }
+            (Quantization::Blocks(format), None) => {
+                let bytes = &self.row(row)[block * format.block_bytes()..];
+                match format.super_scales(bytes) {
+                    Some(supers) => write_super(panels, &supers, lane, header),
+                    None => {
+                        // These came from f16, so they become it again unchanged.
+                        for (numbers, header) in [scales, offsets].iter().zip(header.chunks_exact_mut(PANEL * 2)) {
+                            let half = f16::from_f32(numbers[block]).to_le_bytes();
+                            header[lane * 2..][..2].copy_from_slice(&half);
+                        }
+                    }
+                }
+            }
+            (Quantization::Affine { .. }, None) => {}
+        }
+    }
+}
+
+fn write_super(panels: &GroupPanels, supers: &SuperScales, lane: usize, header: &mut [u8]) {
+    let groups = panels.groups();
+    let multipliers = PANEL * size_of::<f16>();
+    header[lane * 2..][..2].copy_from_slice(&supers.scale.to_le_bytes());
+    let mut rest = &mut header[multipliers..];
+    if panels.form.offsets == Offsets::PerGroup {
+        rest[lane * 2..][..2].copy_from_slice(&supers.min.to_le_bytes());
+        rest = &mut rest[multipliers..];
+    }
+    for group in 0..groups {
+        rest[group * PANEL + lane] = supers.scales[group] as u8;
+        if let Some(min) = rest.get_mut((groups + group) * PANEL + lane) {
+            *min = supers.mins[group];
+        }
+    }
+}
+
+/// The widths of the planes that quants are cut into, lowest bits first.
+#[inline(always)]
+fn planes(bits: usize) -> &'static [usize] {
+    match bits {
+        2 => &[2],
+        3 => &[2, 1],
+        4 => &[4],
+        5 => &[4, 1],
+        6 => &[4, 2],
+        _ => &[8],
+    }
+}
+
+/// A sub-block's quants, in order, to planes one after another.
+fn split_planes(bits: usize, quants: &[u8], out: &mut [u8]) {
+    let (mut shift, mut out) = (0, out);
+    for &width in planes(bits) {
+        let (plane, rest) = out.split_at_mut(SUB_QUANTS * width / 8);
+        let mask = ((1u16 << width) - 1) as u8;
+        plane.fill(0);
+        for (place, part) in quants.chunks_exact(plane.len()).enumerate() {
+            for (to, quant) in plane.iter_mut().zip(part) {
+                *to |= ((quant >> shift) & mask) << (place * width);
+            }
+        }
+        (shift, out) = (shift + width, rest);
+    }
+}
+
+/// [`split_planes`] undone. Asks for memory `ahead` bytes after what it reads.
+///
+/// # Safety
+/// Below `dispatch`; `packed` holds the planes of a sub-block, and `quants` all its quants.
+#[inline(always)]
+pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, ahead: usize, packed: *const u8, quants: *mut u8) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match bits {
+            2 => join_plane::<S, 2, 0>(ahead, packed, quants),
+            3 => {
+                join_plane::<S, 2, 0>(ahead, packed, quants);
+                join_plane::<S, 1, 2>(ahead, packed.add(SUB_QUANTS / 4), quants);
+            }
+            4 => join_plane::<S, 4, 0>(ahead, packed, quants),
+            5 => {
+                join_plane::<S, 4, 0>(ahead, packed, quants);
+                join_plane::<S, 1, 4>(ahead, packed.add(SUB_QUANTS / 2), quants);
+            }
+            6 => {
+                join_plane::<S, 4, 0>(ahead, packed, quants);
+                join_plane::<S, 2, 4>(ahead, packed.add(SUB_QUANTS / 2), quants);
+            }
+            _ => quants.copy_from_nonoverlapping(packed, SUB_QUANTS),
+        }
+    }
+}
+
+/// Sets the bits from `SHIFT` on of each quant.
+///
+/// # Safety
+/// As of [`join_planes`].
+#[inline(always)]
+unsafe fn join_plane<S: Simd, const WIDTH: usize, const SHIFT: usize>(
+    ahead: usize,
+    packed: *const u8,
+    quants: *mut u8,
+) {
+    let length = SUB_QUANTS * WIDTH / 8;
+    for line in (0..length).step_by(64) {
+        S::prefetch(packed.wrapping_add(ahead + line));
+        // SAFETY: the caller's promise, passed on.
+        unsafe { S::spread::<WIDTH, SHIFT>(packed.add(line), quants.add(line), length) }
+    }
+}
+
+/// One quant of a sub-block.
+#[inline(always)]
+fn quant_at(bits: usize, packed: &[u8], index: usize) -> u8 {
+    let (mut shift, mut start, mut quant) = (0, 0, 0);
+    for &width in planes(bits) {
+        let length = SUB_QUANTS * width / 8;
+        let mask = ((1u16 << width) - 1) as u8;
+        quant |= ((packed[start + index % length] >> (index / length * width)) & mask) << shift;
+        (shift, start) = (shift + width, start + length);
+    }
+    quant
+}
+
+#[cfg(test)]
+mod tests {
+    use ingle_tensor::BlockFormat;
+
+    use super::*;
+    use crate::simd::Isa;
+
+    struct Join<'a> {
+        bits: usize,
+        packed: &'a [u8],
+        quants: &'a mut [u8],
+    }
+
+    impl Kernel for Join<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            // SAFETY: both hold a sub-block.
+            unsafe { join_planes::<S>(self.bits, 0, self.packed.as_ptr(), self.quants.as_mut_ptr()) }
+        }
+    }
+
+    #[test]
+    fn planes_join_what_they_split_good() {
+        for bits in Quantization::AFFINE_BITS {
+            let quants: Vec<u8> = (0..SUB_QUANTS).map(|i| ((i * 37 + i / 64) % (1 << bits)) as u8).collect();
+            let mut planes = vec![0xff; SUB_QUANTS * bits / 8];
+            split_planes(bits, &quants, &mut planes);
+            let mut joined = vec![0xff; SUB_QUANTS];
+            Isa::best().dispatch(Join { bits, packed: &planes, quants: &mut joined });
+            assert_eq!(joined, quants, "{bits} bits");
+            assert!((0..SUB_QUANTS).all(|i| quant_at(bits, &planes, i) == quants[i]), "{bits} bits, one by one");
+        }
+    }
+
+    #[test]
+    fn a_panel_takes_little_more_than_the_blocks_good() {
+        for format in BlockFormat::ALL {
+            let quantization = Quantization::Blocks(format);
+            let scales = if format.block_len() == 256 { Scales::Super } else { Scales::Plain(DType::F16) };
+            let panels = GroupPanels { form: quantization.form(), scales, k: 512 };
+            let stored = PANEL * 512 / format.block_len() * format.block_bytes();
+            assert!(panels.panel_bytes() >= stored && panels.panel_bytes() <= stored * 104 / 100, "{format:?}");
+        }
+    }
+}

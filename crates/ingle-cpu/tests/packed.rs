@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Linear over packed weights: near the exact product, and the same bits however many rows and threads there are.
+
+use std::sync::Arc;
+
+use ingle_cpu::{CpuDevice, CpuOptions, Isa};
+use ingle_tensor::{BlockFormat, DType, DeviceHandle, Quantization, Tensor};
+
+fn device(isa: Isa, threads: usize) -> DeviceHandle {
+    Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap())
+}
+
+/// Numbers from 0 to 2³² that differ for each seed.
+fn words(count: usize, seed: u32) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(2_654_435_769) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state
+        })
+        .collect()
+}
+
+/// Numbers between −1 and 1.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    words(count, seed).into_iter().map(|word| word as f32 / (1u32 << 31) as f32 - 1.0).collect()
+}
+
+fn quantisations() -> Vec<Quantization> {
+    let affine = Quantization::AFFINE_BITS
+        .into_iter()
+        .flat_map(|bits| Quantization::AFFINE_GROUPS.map(|group_size| Quantization::Affine { bits, group_size }));
+    affine.chain(BlockFormat::ALL.map(Quantization::Blocks)).collect()
+}
+
+/// A quantised weight of arbitrary content.
+fn quantised(device: &DeviceHandle, quantization: Quantization, [n, k]: [usize; 2]) -> Tensor {
+    let row = quantization.row_bytes(k).unwrap();
+    let inputs = match quantization {
+        Quantization::Affine { group_size, bits } => {
+            let packed = Tensor::from_slice(device, &words(n * row / 4, 1), [n, row / 4]).unwrap();
+            let groups = [n, k / group_size];
+            let scale = |seed, factor: f32| {
+                let values: Vec<f32> = numbers(groups[0] * groups[1], seed).iter().map(|x| x * factor).collect();
+                // One dtype for each number of bits, so that all occur.
+                let dtype = DType::FLOATS[bits % 3];
+                Tensor::from_slice(device, &values, groups).unwrap().cast(dtype).unwrap()
+            };
+            vec![packed, scale(2, 0.1), scale(3, 0.5)]
+        }
+        Quantization::Blocks(_) => {
+            // Bytes below 60, so that an f16 made of any two is of the order of 1.
+            let bytes: Vec<u8> = words(n * row, 1).into_iter().map(|word| ((word >> 8) % 60) as u8).collect();
+            vec![Tensor::from_slice(device, &bytes, [n, row]).unwrap()]
+        }
+    };
+    Tensor::dequantize(inputs, quantization, DType::F32).unwrap()
+}
+
+fn dense(device: &DeviceHandle, dtype: DType, shape: [usize; 2]) -> Tensor {
+    let weight = Tensor::from_slice(device, &numbers(shape[0] * shape[1], 4), shape).unwrap();
+    weight.cast(dtype).unwrap().pack().unwrap()
+}
+
+fn input(device: &DeviceHandle, [m, k]: [usize; 2]) -> Tensor {
+    Tensor::from_slice(device, &numbers(m * k, 5), [m, k]).unwrap()
+}
+
+/// Compares a product with the exact one. `x` may be off by `step(x's row, column)` at each element: errors that
+/// are as often positive as negative grow with the square root of their number, and eight deviations are as good
+/// as never.
+#[track_caller]
+fn near(found: &Tensor, x: &Tensor, weight: &Tensor, step: impl Fn(&[f32], usize) -> f32, what: &str) {
+    let [n, k] = [weight.shape()[0], weight.shape()[1]];
+    let found = found.to_vec::<f32>().unwrap();
+    let (x, weight) = (x.to_vec::<f32>().unwrap(), weight.to_f32_vec().unwrap());
+    for (i, found) in found.into_iter().enumerate() {
+        let (row, weight) = (&x[i / n * k..][..k], &weight[i % n * k..][..k]);
+        let (mut exact, mut size, mut variance) = (0.0, 0.0, 0.0);
+        for (column, (x, w)) in row.iter().zip(weight).enumerate() {
+            let (x, w) = (f64::from(*x), f64::from(*w));
+            exact += x * w;
+            size += f64::abs(x * w);
+            // Even spread over a step has a twelfth of its square as variance.
+            variance += (w * f64::from(step(row, column))).powi(2) / 12.0;
+        }
+        let bound = 8.0 * variance.sqrt() + size * (k as f64).sqrt() * 2f64.powi(-22) + 1e-30;
+        assert!((f64::from(found) - exact).abs() <= bound, "{what}: output {i} is {found}, not {exact} ± {bound}");
+    }
+}
+
+#[test]
+fn quantised_products_are_near_the_exact_ones_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for quantization in quantisations() {
+            let group = quantization.form().group_size;
+            // One group alone, a number of rows that fills no panel, strips and a rest.
+            for (m, n, k) in [(1, 1, quantization.block_len()), (7, 67, 512), (13, 130, 768)] {
+                let weight = quantised(&device, quantization, [n, k]);
+                let x = input(&device, [m, k]);
+                let found = x.linear(&weight, None).unwrap();
+                let step = |row: &[f32], column: usize| {
+                    let group = &row[column / group * group..][..group];
+                    group.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0
+                };
+                near(&found, &x, &weight, step, &format!("{isa}, {quantization:?}, {m}×{n}×{k}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_dense_products_are_near_the_exact_ones_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for dtype in DType::FLOATS {
+            for (m, n, k) in [(1, 1, 1), (7, 67, 33), (13, 130, 700), (300, 64, 258)] {
+                let weight = dense(&device, dtype, [n, k]);
+                // Rounded to the weight's dtype, as the matrix instructions may.
+                let x = input(&device, [m, k]).cast(dtype).unwrap().cast(DType::F32).unwrap();
+                let found = x.linear(&weight, None).unwrap();
+                near(&found, &x, &weight, |_, _| 0.0, &format!("{isa}, {dtype}, {m}×{n}×{k}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_the_same_alone_and_together_good() {
+    let (n, k, most) = (130, 768, 40);
+    for isa in Isa::available() {
+        let weights = |device: &DeviceHandle| -> Vec<Tensor> {
+            let quantised = quantisations().into_iter().map(|quantization| quantised(device, quantization, [n, k]));
+            quantised.chain(DType::FLOATS.map(|dtype| dense(device, dtype, [n, k]))).collect()
+        };
+        let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+        let alone = device(isa, 1);
+        let x = input(&alone, [most, k]);
+        let rows: Vec<Vec<u32>> = weights(&alone)
+            .iter()
+            .map(|weight| {
+                (0..most).flat_map(|t| bits(x.slice(0, t, t + 1).unwrap().linear(weight, None).unwrap())).collect()
+            })
+            .collect();
+        for threads in [1, 2, 3] {
+            let device = device(isa, threads);
+            let x = input(&device, [most, k]);
+            for (which, (weight, rows)) in weights(&device).iter().zip(&rows).enumerate() {
+                for m in [2, 3, 4, 5, 6, 7, 8, 13, most] {
+                    let together = bits(x.slice(0, 0, m).unwrap().linear(weight, None).unwrap());
+                    assert_eq!(together, rows[..m * n], "{isa}, {threads} threads, weight {which}, m {m}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bias_is_added_once_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let (n, k) = (70, 256);
+        let bias = Tensor::from_slice(&device, &numbers(n, 9), [n]).unwrap();
+        for weight in [
+            dense(&device, DType::BF16, [n, k]),
+            quantised(&device, Quantization::Affine { bits: 4, group_size: 64 }, [n, k]),
+        ] {
+            let x = Tensor::full(&device, [3, k], DType::F32, 0.0).unwrap();
+            let found = x.linear(&weight, Some(&bias)).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(found, bias.to_vec::<f32>().unwrap().repeat(3), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn rows_taken_are_those_of_the_whole_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let mut weights = vec![dense(&device, DType::BF16, [130, 256])];
+        weights.extend(quantisations().into_iter().map(|quantization| quantised(&device, quantization, [130, 256])));
+        let index = Tensor::from_slice(&device, &[129i32, 0, 64, 64, 63], [5]).unwrap();
+        for weight in weights {
+            let whole = weight.to_f32_vec().unwrap();
+            let taken = weight.take_rows(&index).unwrap().to_f32_vec().unwrap();
+            for (row, taken) in [129, 0, 64, 64, 63].into_iter().zip(taken.chunks(256)) {
+                assert_eq!(taken, &whole[row * 256..][..256], "{isa}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_ugly() {
+    for isa in Isa::available() {
+        let device = device(isa, 1);
+        let weight = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), [3, 64]);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![1.0; 2 * 64];
+            values[70] = bad;
+            let x = Tensor::from_slice(&device, &values, [2, 64]).unwrap();
+            let found = x.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
+            assert!(found[..3].iter().all(|x| x.is_finite()), "{isa}: the other row");
+            assert!(found[3..].iter().all(|x| !x.is_finite()), "{isa}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_empty_ugly() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let weight = quantised(&device, Quantization::Blocks(BlockFormat::Q4_0), [3, 64]);
+        let none = input(&device, [0, 64]).linear(&weight, None).unwrap();
+        assert_eq!(none.to_vec::<f32>().unwrap(), []);
+        let narrow = quantised(&device, Quantization::Blocks(BlockFormat::Q4_0), [3, 0]);
+        let zeros = input(&device, [2, 0]).linear(&narrow, None).unwrap();
+        assert_eq!(zeros.to_vec::<f32>().unwrap(), [0.0; 6]);
+    }
+}

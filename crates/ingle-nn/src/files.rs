@@ -55,7 +55,7 @@ impl ModelFiles {
             return Ok(directory);
         }
         let mut models = directory.names()?;
-        models.retain(|name| name.ends_with(".gguf") && !name.starts_with("mmproj") && !is_later_part(name));
+        models.retain(|name| is_gguf_model(name));
         match models.as_slice() {
             [] => Ok(directory),
             [model] => Ok(ModelFiles::Gguf(path.join(model))),
@@ -64,6 +64,12 @@ impl ModelFiles {
                 Err(Error::Malformed { file: path.display().to_string(), message })
             }
         }
+    }
+
+    /// Whether a file of this name is a model in GGUF, or the first part of one: not a later part, nor a projector of
+    /// images.
+    pub fn is_gguf(path: &Path) -> bool {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(is_gguf_model)
     }
 
     /// The GGUF file that this stands for, opened and checked; `None` if it stands for other files.
@@ -164,6 +170,10 @@ impl ModelFiles {
         names.sort();
         Ok(names)
     }
+}
+
+fn is_gguf_model(name: &str) -> bool {
+    name.ends_with(".gguf") && !name.starts_with("mmproj") && !is_later_part(name)
 }
 
 /// Whether a GGUF file's name is that of a part, and not the first: `model-00002-of-00003.gguf`.

@@ -37,8 +37,8 @@ pub fn demo() -> Found {
     Found { name: DEMO.into(), summary: ingle_models::read_summary(&DEMO_FILES).map_err(Error::from) }
 }
 
-/// The models in the folder `dir` and the folders below it: those with a `config.json` and with weights.
-/// Sorted by name; no weights are read.
+/// The models in the folder `dir` and the folders below it: folders with a `config.json` and with weights, and
+/// GGUF files. Sorted by name; no weights are read.
 ///
 /// # Errors
 /// If `dir` cannot be listed. A model that cannot be used is listed with the reason.
@@ -57,8 +57,8 @@ pub fn discover(dir: impl AsRef<Path>) -> Result<Vec<Found>> {
 pub fn pulled() -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for (repo, folder) in hub::all_cached(&hub::PullOptions::default())? {
-        let files = ModelFiles::directory(folder)?;
-        found.push(Found { name: repo, summary: ingle_models::read_summary(&files).map_err(Error::from) });
+        let summary = ModelFiles::open(folder).and_then(|files| ingle_models::read_summary(&files));
+        found.push(Found { name: repo, summary: summary.map_err(Error::from) });
     }
     Ok(found)
 }
@@ -73,10 +73,15 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<Found>) -> Result<()> {
     let mut has_weights = false;
     for entry in std::fs::read_dir(dir).map_err(refused)? {
         let path = entry.map_err(refused)?.path();
-        if path.is_dir() {
-            folders.push(path);
-        } else {
-            has_weights |= path.extension().is_some_and(|extension| extension == "safetensors");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension {
+            _ if path.is_dir() => folders.push(path),
+            Some("gguf") if ModelFiles::is_gguf(&path) => {
+                let files = ModelFiles::Gguf(path);
+                let summary = ingle_models::read_summary(&files);
+                found.push(Found { name: files.name(), summary: summary.map_err(Error::from) });
+            }
+            extension => has_weights |= extension == Some("safetensors"),
         }
     }
     if has_weights && dir.join("config.json").is_file() {
@@ -92,16 +97,16 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<Found>) -> Result<()> {
     Ok(())
 }
 
-/// The files of the model called `model`: the built-in one, a directory, or a pulled model.
+/// The files of the model called `model`: the built-in one, a directory, a GGUF file, or a pulled model.
 pub(crate) fn resolve(model: &str) -> Result<ModelFiles> {
     if model == DEMO {
         return Ok(DEMO_FILES);
     }
-    if Path::new(model).is_dir() {
-        return Ok(ModelFiles::directory(model)?);
+    if Path::new(model).exists() {
+        return Ok(ModelFiles::open(model)?);
     }
     if let Some(folder) = hub::cached(model, &hub::PullOptions::default()) {
-        return Ok(ModelFiles::directory(folder)?);
+        return Ok(ModelFiles::open(folder)?);
     }
     Err(Error::UnknownModel { model: model.into() })
 }

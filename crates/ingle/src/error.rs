@@ -18,8 +18,8 @@ pub enum Error {
     Hub(#[from] crate::hub::Error),
     /// There is no model of that name.
     #[error(
-        "model `{model}`: no such directory, built-in model or pulled model; give a directory that holds \
-         config.json and *.safetensors, or `demo`, or fetch it with `ingle pull owner/name`"
+        "model `{model}`: no such directory, GGUF file, built-in model or pulled model; give a directory that holds \
+         config.json and *.safetensors, a .gguf file, or `demo`, or fetch it with `ingle pull owner/name`"
     )]
     UnknownModel {
         /// What was asked for.

@@ -27,12 +27,8 @@ pub struct Fixture {
 impl Fixture {
     /// Every fixture, by name.
     pub fn all() -> Vec<Fixture> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
-        let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-        let mut folders: Vec<PathBuf> =
-            entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-        folders.sort();
-        assert!(folders.len() >= 20, "{}: expected 20 fixtures or more, found {}", root.display(), folders.len());
+        let folders = folders("models");
+        assert!(folders.len() >= 20, "expected 20 fixtures or more, found {}", folders.len());
         folders.into_iter().map(Fixture::read).collect()
     }
 
@@ -42,18 +38,12 @@ impl Fixture {
     }
 
     fn read(path: PathBuf) -> Fixture {
-        let content = std::fs::read(path.join("expected.safetensors")).unwrap();
-        let expected = SafeTensors::deserialize(&content).unwrap();
-        let words = |name: &str| -> Vec<[u8; 4]> {
-            expected.tensor(name).unwrap().data().chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
-        };
-        let width = expected.tensor("logits_f32").unwrap().shape()[1];
-        let rows = |name| Rows { width, values: words(name).into_iter().map(f32::from_le_bytes).collect() };
+        let expected = Expected::read(&path);
         Fixture {
-            name: path.file_name().unwrap().to_string_lossy().into_owned(),
-            tokens: words("tokens").into_iter().map(i32::from_le_bytes).collect(),
-            logits_f32: rows("logits_f32"),
-            logits_bf16: rows("logits_bf16"),
+            name: name_of(&path),
+            tokens: expected.tokens(),
+            logits_f32: expected.rows("logits_f32"),
+            logits_bf16: expected.rows("logits_bf16"),
             path,
         }
     }
@@ -66,6 +56,45 @@ impl Fixture {
     /// The model, with its weights as `dtype`.
     pub fn load(&self, device: &DeviceHandle, dtype: DType) -> Box<dyn Model> {
         load(&self.files(), device, &LoadOptions { dtype: Some(dtype) }, &mut |_| {}).unwrap()
+    }
+}
+
+/// The folders of `fixtures/<kind>`, sorted.
+pub fn folders(kind: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(kind);
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+/// A folder's own name.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// What a folder's `expected.safetensors` holds.
+pub struct Expected(Vec<u8>);
+
+impl Expected {
+    pub fn read(folder: &Path) -> Expected {
+        Expected(std::fs::read(folder.join("expected.safetensors")).unwrap())
+    }
+
+    fn words(&self, name: &str) -> (Vec<usize>, Vec<[u8; 4]>) {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let words = tensor.data().chunks_exact(4).map(|word| word.try_into().unwrap()).collect();
+        (tensor.shape().to_vec(), words)
+    }
+
+    pub fn tokens(&self) -> Vec<i32> {
+        self.words("tokens").1.into_iter().map(i32::from_le_bytes).collect()
+    }
+
+    pub fn rows(&self, name: &str) -> Rows {
+        let (shape, words) = self.words(name);
+        Rows { width: shape[1], values: words.into_iter().map(f32::from_le_bytes).collect() }
     }
 }
 

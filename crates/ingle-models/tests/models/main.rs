@@ -4,5 +4,6 @@
 mod bad_files;
 mod common;
 mod parity;
+mod quantised;
 mod same_answer;
 mod summary;

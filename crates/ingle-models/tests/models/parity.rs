@@ -68,16 +68,21 @@ fn compare_argmax(fixture: &Fixture, logits: &Rows) -> [usize; 2] {
     let mut counts = [0, 0];
     for ((expected, rounded), found) in reference.zip(logits.iter()) {
         let noise = expected.iter().zip(rounded).fold(0.0f32, |noise, (a, b)| noise.max((a - b).abs()));
-        let best = argmax(expected);
-        let second = expected.iter().enumerate().filter(|(token, _)| *token != best).map(|(_, logit)| *logit);
-        if expected[best] - second.fold(f32::NEG_INFINITY, f32::max) > 2.0 * noise {
-            counts[0] += usize::from(argmax(found) == best);
+        if lead(expected) > 2.0 * noise {
+            counts[0] += usize::from(argmax(found) == argmax(expected));
             counts[1] += 1;
         }
     }
     counts
 }
 
-fn argmax(row: &[f32]) -> usize {
+/// By how much the best token leads the second.
+pub fn lead(row: &[f32]) -> f32 {
+    let best = argmax(row);
+    let others = row.iter().enumerate().filter(|(token, _)| *token != best).map(|(_, logit)| *logit);
+    row[best] - others.fold(f32::NEG_INFINITY, f32::max)
+}
+
+pub fn argmax(row: &[f32]) -> usize {
     row.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(token, _)| token).unwrap()
 }

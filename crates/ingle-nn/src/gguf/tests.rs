@@ -118,6 +118,10 @@ fn every_type_of_value_good() {
         let texts = metadata.read::<Texts>("texts").unwrap();
         assert_eq!(texts.len(), 3);
         assert_eq!(texts.collect::<Vec<_>>(), ["a", "", "▁b"]);
+        let array: &Array = metadata.read("texts").unwrap();
+        let ranges: Vec<_> = array.texts().unwrap().ranges().collect();
+        assert_eq!(ranges, [8..9, 17..17, 25..29]);
+        assert_eq!(array.content()[ranges[2].clone()], *"▁b".as_bytes());
         assert_eq!(metadata.read::<Vec<i32>>("numbers").unwrap(), [1, -2]);
         assert_eq!(metadata.find::<u32>("none").unwrap(), None);
     }

@@ -2,6 +2,7 @@
 //! The values of GGUF's metadata.
 
 use std::fmt;
+use std::ops::Range;
 
 use ingle_tensor::Bytes;
 
@@ -249,6 +250,11 @@ impl Array {
         (0..self.len).map_while(move |_| Value::read_as(self.element, &mut cursor).ok())
     }
 
+    /// Its elements as they are in the file: little-endian numbers, or texts with their lengths.
+    pub fn content(&self) -> &Bytes {
+        &self.content
+    }
+
     /// Its elements, if they are texts.
     pub fn texts(&self) -> Option<Texts<'_>> {
         (self.element == ValueType::Text).then(|| Texts { cursor: Cursor::new(&self.content), left: self.len })
@@ -265,6 +271,17 @@ impl fmt::Debug for Array {
 pub struct Texts<'a> {
     cursor: Cursor<'a>,
     left: usize,
+}
+
+impl<'a> Texts<'a> {
+    /// Where in [`Array::content`] each text stands.
+    pub fn ranges(mut self) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        std::iter::from_fn(move || {
+            let len = self.next()?.len();
+            let end = self.cursor.at();
+            Some(end - len..end)
+        })
+    }
 }
 
 impl<'a> Iterator for Texts<'a> {

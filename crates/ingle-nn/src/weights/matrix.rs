@@ -176,3 +176,6 @@ impl Loader<'_> {
         Ok(tensor)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,17 @@ fn bandwidth() -> f64 {
         let start = Instant::now();
         std::thread::scope(|scope| {
             for part in data.chunks(data.len().div_ceil(threads)) {
-                scope.spawn(move || std::hint::black_box(part.iter().fold(0u64, |sum, x| sum.wrapping_add(*x))));
+                // Wide enough to keep many loads under way.
+                let sum = |part: &[u64]| {
+                    let mut lanes = [0u64; 32];
+                    for part in part.chunks_exact(32) {
+                        for (lane, x) in lanes.iter_mut().zip(part) {
+                            *lane |= x;
+                        }
+                    }
+                    lanes
+                };
+                scope.spawn(move || std::hint::black_box(sum(part)));
             }
         });
         best = best.min(start.elapsed().as_secs_f64());

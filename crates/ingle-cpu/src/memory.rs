@@ -174,11 +174,20 @@ fn size_class(len: usize) -> usize {
     len.checked_next_multiple_of(step).unwrap_or(len)
 }
 
-/// A block of memory from the system allocator, zeroed when it was taken and so always initialised.
+/// From this size on a block is mapped from the system by itself, on large pages where it has them: a processor
+/// finds its way among fewer of them, and their zeros cost less.
+const MAPPED: usize = 1 << 20;
+
+/// What a large page's address is a multiple of.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// A block of memory, zeroed when it was taken and so always initialised.
 #[derive(Debug)]
 struct Allocation {
     start: NonNull<u8>,
     capacity: usize,
+    /// The mapping that the block lies in; the system allocator's if there is none.
+    mapping: Option<memmap2::MmapMut>,
 }
 
 // SAFETY: an allocation is plain memory with one owner; nothing in it is tied to a thread.
@@ -190,18 +199,37 @@ impl Allocation {
     /// `None` where the system has no such memory.
     fn zeroed(capacity: usize) -> Option<Self> {
         if capacity == 0 {
-            return Some(Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity });
+            return Some(Allocation::none());
+        }
+        if capacity >= MAPPED {
+            return Self::mapped(capacity);
         }
         let layout = Layout::from_size_align(capacity, ALIGNMENT).ok()?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Allocation { start, capacity })
+        Some(Allocation { start, capacity, mapping: None })
+    }
+
+    /// A block that starts on a large page. What is mapped before and after it is never touched, and so takes no
+    /// memory.
+    fn mapped(capacity: usize) -> Option<Self> {
+        let mut mapping = memmap2::MmapMut::map_anon(capacity.checked_add(LARGE_PAGE)?).ok()?;
+        // Where there are no large pages, small ones will do.
+        #[cfg(target_os = "linux")]
+        let _ = mapping.advise(memmap2::Advice::HugePage);
+        let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
+        let start = NonNull::new(mapping.get_mut(skipped..)?.as_mut_ptr())?;
+        Some(Allocation { start, capacity, mapping: Some(mapping) })
+    }
+
+    fn none() -> Self {
+        Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity: 0, mapping: None }
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.capacity > 0 {
+        if self.capacity > 0 && self.mapping.is_none() {
             // SAFETY: `start` came from `alloc_zeroed` with this very layout, which was valid then.
             unsafe { dealloc(self.start.as_ptr(), Layout::from_size_align_unchecked(self.capacity, ALIGNMENT)) }
         }
@@ -253,8 +281,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         match &mut self.source {
             Source::Pooled { allocation, pool } => {
-                let empty = Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity: 0 };
-                let allocation = std::mem::replace(allocation, empty);
+                let allocation = std::mem::replace(allocation, Allocation::none());
                 pool.lock().give_back(allocation);
             }
             Source::Shared { bytes, pool } => pool.lock().memory.active -= bytes.len(),

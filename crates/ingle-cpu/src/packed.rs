@@ -56,11 +56,17 @@ pub(crate) fn sizes(shape: &Shape) -> [usize; 2] {
 pub(crate) fn transpose(from: &[u32], stride: usize, to: &mut [u32]) {
     /// Words of a row that are copied at a time: a cache line.
     const LINE: usize = 16;
-    for (line, to) in to.chunks_mut(LINE * PANEL).enumerate() {
-        for (row, from) in from.chunks(stride.max(1)).enumerate() {
-            let from = from.get(line * LINE..).unwrap_or_default();
-            for (to, word) in to.chunks_mut(PANEL).zip(from) {
-                to[row] = *word;
+    if stride == 0 {
+        return;
+    }
+    let rows = from.len() / stride;
+    for first in (0..stride).step_by(LINE) {
+        let length = LINE.min(stride - first);
+        let to = &mut to[first * PANEL..(first + length) * PANEL];
+        for row in 0..rows {
+            let from = &from[row * stride + first..][..length];
+            for (word, from) in from.iter().enumerate() {
+                to[word * PANEL + row] = *from;
             }
         }
     }

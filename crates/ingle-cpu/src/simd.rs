@@ -256,6 +256,12 @@ pub(crate) trait Simd: Copy + 'static {
     /// Asks for the cache line at an address, which need not be valid.
     fn prefetch(address: *const u8);
 
+    /// As [`Simd::prefetch`], but only into the second cache.
+    #[inline(always)]
+    fn prefetch_far(address: *const u8) {
+        Self::prefetch(address);
+    }
+
     /// `a · b + c` of single elements, rounded as [`Simd::mul_add`] rounds.
     fn mul_add1(a: f32, b: f32, c: f32) -> f32;
 }

@@ -94,8 +94,14 @@ struct Product<'a> {
 /// The most rows of `x` in a unit of work: their part that a strip meets stays in the second cache.
 const ROWS: usize = 256;
 
+/// Bytes from which on a longer run of memory is read no faster.
+const LONG: usize = 512 << 10;
+
 /// What a packed weight's kernel does.
 trait PanelKernel: Sync {
+    /// Bytes of a panel.
+    fn panel_bytes(&self) -> usize;
+
     /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
     /// wanted.
     ///
@@ -114,7 +120,11 @@ impl Product<'_> {
         let blocks = m.div_ceil(ROWS);
         let rows = m.div_ceil(blocks);
         let panels = panels(n);
-        let together = (panels * blocks / (8 * cx.pool.threads())).clamp(1, 8);
+        // Memory is read fastest in long runs, so a chunk of panels is no shorter than that as long as every
+        // thread gets one.
+        let threads = cx.pool.threads();
+        let long = LONG / kernel.panel_bytes().max(1);
+        let together = long.min(panels * blocks / threads).max(panels * blocks / (8 * threads)).clamp(1, panels);
         let chunks = panels.div_ceil(together);
         let to = Pointer(out.as_mut_ptr());
         cx.parallel("linear", (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Quantised weights in panels.
 //!
-//! A panel is a sequence of blocks of the inner axis. A block starts with the scales of its groups for the panel's
-//! 64 rows, then come the quants, in sub-blocks of 32 along the inner axis. A sub-block's quants are ordered as the
+//! A panel is a sequence of blocks of 256 along the inner axis, the last of which may be shorter. A block starts with
+//! the scales of its groups for the panel's 64 rows, then come the quants, in sub-blocks of 32 along the inner axis. A sub-block's quants are ordered as the
 //! 8-bit dot product takes them: four neighbours of a row side by side, then four of the panel's next row. Quants of
 //! fewer than 8 bits are cut into planes of 4, 2 and 1 bits; the numbers that share a byte lie far apart in that
 //! order, so that shifts and masks of whole registers put them back into it.
@@ -21,8 +21,8 @@ use crate::storage::CpuStorage;
 /// Weights of a row in a sub-block.
 pub(crate) const SUB_BLOCK: usize = 32;
 
-/// Weights of a row in a block whose groups' scales have few bits.
-const SUPER: usize = 256;
+/// Weights of a row in a block.
+pub(crate) const BLOCK: usize = 256;
 
 /// Quants in a sub-block of a panel.
 pub(crate) const SUB_QUANTS: usize = SUB_BLOCK * PANEL;
@@ -45,20 +45,22 @@ pub(crate) struct GroupPanels {
     pub(crate) k: usize,
 }
 
+/// A block of a panel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    /// Where it starts in the panel, in bytes.
+    pub(crate) start: usize,
+    /// Bytes of its scales.
+    pub(crate) header: usize,
+    /// Weights of a row.
+    pub(crate) len: usize,
+    /// Groups of a row.
+    pub(crate) groups: usize,
+    /// Bytes of all of it.
+    pub(crate) bytes: usize,
+}
+
 impl GroupPanels {
-    /// Weights of a row in a block.
-    pub(crate) fn block_len(&self) -> usize {
-        match self.scales {
-            Scales::Super => SUPER,
-            Scales::Plain(_) => self.form.group_size,
-        }
-    }
-
-    /// Groups of a row in a block.
-    pub(crate) fn groups(&self) -> usize {
-        self.block_len() / self.form.group_size
-    }
-
     /// Scales and offsets of a group.
     fn numbers(&self) -> usize {
         match self.form.offsets {
@@ -67,23 +69,31 @@ impl GroupPanels {
         }
     }
 
-    /// Bytes of a block's scales.
-    pub(crate) fn header_bytes(&self) -> usize {
-        let per_row = match self.scales {
-            Scales::Plain(dtype) => self.groups() * dtype.size(),
-            Scales::Super => self.groups() + size_of::<f16>(),
-        };
-        PANEL * self.numbers() * per_row
+    /// The blocks of a panel, in order.
+    #[inline(always)]
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
+        let panels = *self;
+        (0..self.k.div_ceil(BLOCK)).map(move |at| Block {
+            start: at * panels.block(BLOCK).bytes,
+            ..panels.block(BLOCK.min(panels.k - at * BLOCK))
+        })
     }
 
-    /// Bytes of a block.
-    pub(crate) fn block_bytes(&self) -> usize {
-        self.header_bytes() + self.block_len() * PANEL * self.form.bits / 8
+    /// A block of `len` weights of a row.
+    #[inline(always)]
+    fn block(&self, len: usize) -> Block {
+        let groups = len / self.form.group_size;
+        let per_row = match self.scales {
+            Scales::Plain(dtype) => groups * dtype.size(),
+            Scales::Super => groups + size_of::<f16>(),
+        };
+        let header = PANEL * self.numbers() * per_row;
+        Block { start: 0, header, len, groups, bytes: header + len * PANEL * self.form.bits / 8 }
     }
 
     /// Bytes of a panel.
     pub(crate) fn panel_bytes(&self) -> usize {
-        self.k / self.block_len() * self.block_bytes()
+        self.k / BLOCK * self.block(BLOCK).bytes + self.block(self.k % BLOCK).bytes * usize::from(self.k % BLOCK > 0)
     }
 
     /// Packs a weight `[n, k]` of the inputs that [`ingle_tensor::Op::Dequantize`] names, row-major each.
@@ -113,20 +123,21 @@ impl GroupPanels {
         // Words, of which four quants make one: they move together.
         let mut words = vec![0u32; rows.len() * k / 4];
         let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        let header = self.header_bytes();
         for (lane, row) in rows.clone().enumerate() {
             let quants = &mut quants[lane * k..(lane + 1) * k];
             let unpacked = UnpackedRow { quants, scales: &mut scales, offsets: &mut offsets };
             source.quantization.unpack_row(source.row(row), unpacked);
-            for (block, out) in out.chunks_exact_mut(self.block_bytes()).enumerate() {
-                source.write_scales(self, row, block, lane, &mut out[..header], [&scales, &offsets]);
+            for (at, block) in self.blocks().enumerate() {
+                let header = &mut out[block.start..][..block.header];
+                source.write_scales(self, (row, lane), (at, block), header, [&scales, &offsets]);
             }
         }
         let mut ordered = [0u32; SUB_QUANTS / 4];
         let bytes = SUB_QUANTS * self.form.bits / 8;
-        for (block, out) in out.chunks_exact_mut(self.block_bytes()).enumerate() {
-            for (sub, out) in out[header..].chunks_exact_mut(bytes).enumerate() {
-                let first = (block * self.block_len() + sub * SUB_BLOCK) / 4;
+        for (at, block) in self.blocks().enumerate() {
+            let out = &mut out[block.start + block.header..block.start + block.bytes];
+            for (sub, out) in out.chunks_exact_mut(bytes).enumerate() {
+                let first = (at * BLOCK + sub * SUB_BLOCK) / 4;
                 for (lane, row) in words.chunks_exact((k / 4).max(1)).enumerate() {
                     for (to, word) in ordered.chunks_exact_mut(PANEL).zip(&row[first..first + SUB_BLOCK / 4]) {
                         to[lane] = *word;
@@ -150,15 +161,21 @@ impl GroupPanels {
         Ok(buffer)
     }
 
-    /// The scales and offsets of a block's groups as f32, [`PANEL`] for each group. Offsets are left alone in a
+    /// The scales and offsets of a block's `groups` as f32, [`PANEL`] for each group. Offsets are left alone in a
     /// format without.
     ///
     /// # Safety
     /// Below `dispatch`; `header` is that of a block, and there is room for its groups.
     // Loops over pointers here and below: this runs for every kilobyte of weights, and what iterators cost adds up.
     #[inline(always)]
-    pub(crate) unsafe fn read_scales<S: Simd>(&self, header: *const u8, scales: *mut f32, offsets: *mut f32) {
-        let lanes = self.groups() * PANEL;
+    pub(crate) unsafe fn read_scales<S: Simd>(
+        &self,
+        groups: usize,
+        header: *const u8,
+        scales: *mut f32,
+        offsets: *mut f32,
+    ) {
+        let lanes = groups * PANEL;
         let offset_lanes = lanes * (self.numbers() - 1);
         // SAFETY: the caller's promise; the parts of a header follow each other as `header_bytes` counts them.
         unsafe {
@@ -236,10 +253,12 @@ impl<T: Number<Wide = f32>> Kernel for UnpackRow<'_, T> {
         let GroupForm { bits, group_size, zero, codebook, .. } = panels.form;
         let sub_bytes = SUB_QUANTS * bits / 8;
         let (mut scales, mut offsets) = ([0.0; PANEL * 16], [0.0; PANEL * 16]);
-        for (block, out) in panel.chunks_exact(panels.block_bytes()).zip(out.chunks_exact_mut(panels.block_len())) {
-            let (header, packed) = block.split_at(panels.header_bytes());
+        for (block, out) in panels.blocks().zip(out.chunks_mut(BLOCK)) {
+            let (header, packed) = panel[block.start..][..block.bytes].split_at(block.header);
             // SAFETY: a block has at most 16 groups.
-            unsafe { panels.read_scales::<S>(header.as_ptr(), scales.as_mut_ptr(), offsets.as_mut_ptr()) }
+            unsafe {
+                panels.read_scales::<S>(block.groups, header.as_ptr(), scales.as_mut_ptr(), offsets.as_mut_ptr());
+            }
             for (sub, (packed, out)) in packed.chunks_exact(sub_bytes).zip(out.chunks_exact_mut(SUB_BLOCK)).enumerate()
             {
                 for (i, out) in out.iter_mut().enumerate() {
@@ -276,7 +295,7 @@ impl<'a> Source<'a> {
     fn scales(&self) -> Scales {
         match (self.quantization, self.beside) {
             (_, Some((_, dtype))) => Scales::Plain(dtype),
-            (Quantization::Blocks(format), _) if format.block_len() == SUPER => Scales::Super,
+            (Quantization::Blocks(format), _) if format.block_len() == BLOCK => Scales::Super,
             _ => Scales::Plain(DType::F16),
         }
     }
@@ -289,33 +308,35 @@ impl<'a> Source<'a> {
     fn write_scales(
         &self,
         panels: &GroupPanels,
-        row: usize,
-        block: usize,
-        lane: usize,
+        (row, lane): (usize, usize),
+        (at, block): (usize, Block),
         header: &mut [u8],
-        [scales, offsets]: [&[f32]; 2],
+        unpacked: [&[f32]; 2],
     ) {
-        let groups = panels.groups();
+        let first = at * BLOCK / panels.form.group_size;
         match (self.quantization, self.beside) {
             (_, Some((stored, dtype))) => {
                 let size = dtype.size();
-                let per_row = panels.k / panels.form.group_size;
-                for (stored, header) in stored.iter().zip(header.chunks_exact_mut(groups * PANEL * size)) {
-                    for group in 0..groups {
-                        let from = &stored[(row * per_row + block * groups + group) * size..][..size];
+                let row = row * panels.k / panels.form.group_size;
+                for (stored, header) in stored.iter().zip(header.chunks_exact_mut(block.groups * PANEL * size)) {
+                    for group in 0..block.groups {
+                        let from = &stored[(row + first + group) * size..][..size];
                         header[(group * PANEL + lane) * size..][..size].copy_from_slice(from);
                     }
                 }
             }
             (Quantization::Blocks(format), None) => {
-                let bytes = &self.row(row)[block * format.block_bytes()..];
+                let bytes = self.row(row).get(at * format.block_bytes()..).unwrap_or_default();
                 match format.super_scales(bytes) {
                     Some(supers) => write_super(panels, &supers, lane, header),
                     None => {
                         // These came from f16, so they become it again unchanged.
-                        for (numbers, header) in [scales, offsets].iter().zip(header.chunks_exact_mut(PANEL * 2)) {
-                            let half = f16::from_f32(numbers[block]).to_le_bytes();
-                            header[lane * 2..][..2].copy_from_slice(&half);
+                        let parts = header.chunks_exact_mut(block.groups * PANEL * 2);
+                        for (numbers, header) in unpacked.into_iter().zip(parts) {
+                            for group in 0..block.groups {
+                                let half = f16::from_f32(numbers[first + group]).to_le_bytes();
+                                header[(group * PANEL + lane) * 2..][..2].copy_from_slice(&half);
+                            }
                         }
                     }
                 }
@@ -326,7 +347,7 @@ impl<'a> Source<'a> {
 }
 
 fn write_super(panels: &GroupPanels, supers: &SuperScales, lane: usize, header: &mut [u8]) {
-    let groups = panels.groups();
+    let groups = BLOCK / panels.form.group_size;
     let multipliers = PANEL * size_of::<f16>();
     header[lane * 2..][..2].copy_from_slice(&supers.scale.to_le_bytes());
     let mut rest = &mut header[multipliers..];
@@ -371,28 +392,28 @@ fn split_planes(bits: usize, quants: &[u8], out: &mut [u8]) {
     }
 }
 
-/// [`split_planes`] undone. Asks for memory `ahead` bytes after what it reads.
+/// [`split_planes`] undone. Asks for memory `near` bytes after what it reads, unless that is 0.
 ///
 /// # Safety
 /// Below `dispatch`; `packed` holds the planes of a sub-block, and `quants` all its quants.
 #[inline(always)]
-pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, ahead: usize, packed: *const u8, quants: *mut u8) {
+pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, near: usize, packed: *const u8, quants: *mut u8) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
         match bits {
-            2 => join_plane::<S, 2, 0>(ahead, packed, quants),
+            2 => join_plane::<S, 2, 0>(near, packed, quants),
             3 => {
-                join_plane::<S, 2, 0>(ahead, packed, quants);
-                join_plane::<S, 1, 2>(ahead, packed.add(SUB_QUANTS / 4), quants);
+                join_plane::<S, 2, 0>(near, packed, quants);
+                join_plane::<S, 1, 2>(near, packed.add(SUB_QUANTS / 4), quants);
             }
-            4 => join_plane::<S, 4, 0>(ahead, packed, quants),
+            4 => join_plane::<S, 4, 0>(near, packed, quants),
             5 => {
-                join_plane::<S, 4, 0>(ahead, packed, quants);
-                join_plane::<S, 1, 4>(ahead, packed.add(SUB_QUANTS / 2), quants);
+                join_plane::<S, 4, 0>(near, packed, quants);
+                join_plane::<S, 1, 4>(near, packed.add(SUB_QUANTS / 2), quants);
             }
             6 => {
-                join_plane::<S, 4, 0>(ahead, packed, quants);
-                join_plane::<S, 2, 4>(ahead, packed.add(SUB_QUANTS / 2), quants);
+                join_plane::<S, 4, 0>(near, packed, quants);
+                join_plane::<S, 2, 4>(near, packed.add(SUB_QUANTS / 2), quants);
             }
             _ => quants.copy_from_nonoverlapping(packed, SUB_QUANTS),
         }
@@ -404,14 +425,12 @@ pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, ahead: usize, packed: *co
 /// # Safety
 /// As of [`join_planes`].
 #[inline(always)]
-unsafe fn join_plane<S: Simd, const WIDTH: usize, const SHIFT: usize>(
-    ahead: usize,
-    packed: *const u8,
-    quants: *mut u8,
-) {
+unsafe fn join_plane<S: Simd, const WIDTH: usize, const SHIFT: usize>(near: usize, packed: *const u8, quants: *mut u8) {
     let length = SUB_QUANTS * WIDTH / 8;
     for line in (0..length).step_by(64) {
-        S::prefetch(packed.wrapping_add(ahead + line));
+        if near > 0 {
+            S::prefetch(packed.wrapping_add(near + line));
+        }
         // SAFETY: the caller's promise, passed on.
         unsafe { S::spread::<WIDTH, SHIFT>(packed.add(line), quants.add(line), length) }
     }

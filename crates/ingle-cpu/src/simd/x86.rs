@@ -178,6 +178,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_far(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn mul_add1(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
@@ -302,6 +308,12 @@ impl Simd for Avx512 {
     fn prefetch(address: *const u8) {
         // SAFETY: every x86-64 has it, and it does nothing with an address that is not valid.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_far(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]

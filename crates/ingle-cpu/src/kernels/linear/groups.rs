@@ -4,7 +4,7 @@
 //! Each group of `x` that meets one scale of a row is rounded to integers from −127 to 127 against its own largest
 //! magnitude. Integer sums are exact, so that only the sum over the groups has an order, which is theirs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use ingle_tensor::{GroupForm, Offsets, Result};
@@ -13,20 +13,14 @@ use super::{PanelKernel, tiles};
 use crate::kernels::{Context, Pointer, elements_mut};
 use crate::memory::{Buffer, Contents};
 use crate::packed::PANEL;
-use crate::packed::groups::{GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
+use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, Kernel, QuadKernel, Quads, Simd};
 
-/// Columns of the weight in a strip: 16 KiB of quants.
-const STRIP: usize = 256;
-
-/// Groups in a strip, at most.
-const GROUPS: usize = STRIP / 16;
+/// Groups in a block, at most.
+const GROUPS: usize = BLOCK / 16;
 
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
-
-/// How far ahead of its use a weight is asked for, in bytes.
-const AHEAD: usize = 4096;
 
 /// Rows of `x` as integers, and what they stand for.
 pub(super) struct QuantisedRows {
@@ -132,6 +126,10 @@ thread_local! {
 }
 
 impl PanelKernel for Groups<'_> {
+    fn panel_bytes(&self) -> usize {
+        self.panels.panel_bytes()
+    }
+
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         STRIP_MEMORY.with_borrow_mut(|strip| {
             self.isa.dispatch_quads(Panel { product: self, strip, panel, rows, columns, out });
@@ -149,17 +147,17 @@ struct Panel<'a> {
     out: *mut f32,
 }
 
-/// A strip as the kernel takes it.
+/// A block as the kernel takes it.
 #[repr(align(64))]
 struct Strip {
-    quants: [u8; STRIP * PANEL],
+    quants: [u8; BLOCK * PANEL],
     scales: [f32; GROUPS * PANEL],
     offsets: [f32; GROUPS * PANEL],
 }
 
 impl Strip {
     const EMPTY: Strip =
-        Strip { quants: [0; STRIP * PANEL], scales: [0.0; GROUPS * PANEL], offsets: [0.0; GROUPS * PANEL] };
+        Strip { quants: [0; BLOCK * PANEL], scales: [0.0; GROUPS * PANEL], offsets: [0.0; GROUPS * PANEL] };
 }
 
 impl QuadKernel for Panel<'_> {
@@ -180,24 +178,30 @@ impl Panel<'_> {
         let Panel { product, strip, panel, ref rows, columns, out } = self;
         let panels = &product.panels;
         let GroupForm { bits, group_size, .. } = panels.form;
-        let (block_len, block_bytes) = (panels.block_len(), panels.block_bytes());
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
-        for (at, blocks) in packed.chunks(STRIP / block_len * block_bytes).enumerate() {
-            strip.read::<Q::Floats>(panels, blocks);
+        for (at, block) in panels.blocks().enumerate() {
+            let packed = &packed[block.start..][..block.bytes];
+            let near = if rows.len() == 1 { NEAR } else { 0 };
+            strip.read::<Q::Floats>(panels, block, packed, near);
             let strip = &*strip;
-            let first = at * STRIP;
-            let end = first + blocks.len() / block_bytes * block_len;
+            let first = at * BLOCK / group_size;
+            let passes = rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES);
+            let ahead = Ahead::new(
+                packed.as_ptr_range().end,
+                block.bytes,
+                passes * block.len / 4,
+                if bits == 8 { near } else { 0 },
+            );
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 let part = Part {
                     product,
                     // Whole bytes need no unpacking.
-                    quants: if bits == 8 { &blocks[panels.header_bytes()..] } else { &strip.quants },
-                    block_bytes: if bits == 8 { block_bytes } else { block_len * PANEL },
-                    fetches: bits == 8 && tile.start == 0,
+                    quants: if bits == 8 { &packed[block.header..] } else { &strip.quants },
+                    ahead: &ahead,
                     scales: &strip.scales,
                     offsets: &strip.offsets,
                     first: rows.start + tile.start,
-                    groups: first / group_size..end / group_size,
+                    groups: first..first + block.groups,
                     columns,
                     // SAFETY: the tile lies inside the outputs that the panel holds.
                     out: unsafe { out.add(tile.start * product.n) },
@@ -218,28 +222,30 @@ impl Panel<'_> {
 }
 
 impl Strip {
-    /// Reads the blocks of a strip: their scales, and their quants if these are not whole bytes.
+    /// Reads a block: its scales, and its quants if these are not whole bytes. Asks for memory `near` bytes after
+    /// what it reads, unless that is 0.
     #[inline(always)]
-    fn read<S: Simd>(&mut self, panels: &GroupPanels, blocks: &[u8]) {
-        let (block_len, header, lanes) = (panels.block_len(), panels.header_bytes(), panels.groups() * PANEL);
+    fn read<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8], near: usize) {
         let GroupForm { bits, codebook, .. } = panels.form;
-        let sub_bytes = SUB_QUANTS * bits / 8;
-        for block in 0..blocks.len() / panels.block_bytes() {
-            // SAFETY: below `dispatch`; a strip has room for as many blocks as `blocks` holds.
-            unsafe {
-                let packed = blocks.as_ptr().add(block * panels.block_bytes());
-                let scales = self.scales.as_mut_ptr().add(block * lanes);
-                panels.read_scales::<S>(packed, scales, self.offsets.as_mut_ptr().add(block * lanes));
-                let quants = self.quants.as_mut_ptr().add(block * block_len * PANEL);
-                for sub in 0..if bits == 8 { 0 } else { block_len / SUB_BLOCK } {
-                    join_planes::<S>(bits, AHEAD, packed.add(header + sub * sub_bytes), quants.add(sub * SUB_QUANTS));
-                }
+        if near > 0 {
+            for line in (0..block.header).step_by(64) {
+                S::prefetch(packed.as_ptr().wrapping_add(near + line));
             }
         }
-        if let Some(codebook) = codebook {
-            let count = blocks.len() / panels.block_bytes() * block_len * PANEL;
-            // SAFETY: below `dispatch`.
-            unsafe { S::look_up(codebook, &mut self.quants[..count]) }
+        // SAFETY: below `dispatch`; `packed` is the block's, of which there is room for the largest.
+        unsafe {
+            let packed = packed.as_ptr();
+            panels.read_scales::<S>(block.groups, packed, self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
+            if bits == 8 {
+                return;
+            }
+            for sub in 0..block.len / SUB_BLOCK {
+                let packed = packed.add(block.header + sub * SUB_QUANTS * bits / 8);
+                join_planes::<S>(bits, near, packed, self.quants.as_mut_ptr().add(sub * SUB_QUANTS));
+            }
+            if let Some(codebook) = codebook {
+                S::look_up(codebook, &mut self.quants[..block.len * PANEL]);
+            }
         }
     }
 }
@@ -249,14 +255,57 @@ const fn rows_of<Q: Quads>() -> usize {
     if Q::Floats::TILE_ROWS > 3 { 6 } else { 3 }
 }
 
-/// A strip and a tile of rows that meets it.
+/// How far ahead of its use a weight is asked for when one row meets it, in bytes.
+const NEAR: usize = 4096;
+
+/// The memory that will be read next. One row takes as long as the memory does, and asks for it a little ahead,
+/// into the first cache. Several rows take longer: they ask for the next block evenly while they compute with this
+/// one, into the second cache, since the first is full of this one.
+struct Ahead {
+    next: Cell<*const u8>,
+    end: *const u8,
+    /// Bytes for each step of the dot product.
+    stride: usize,
+    /// How far ahead one row asks; 0 where the quants were unpacked, which asked for them.
+    near: usize,
+}
+
+impl Ahead {
+    /// `bytes` from `start` on, over `steps` steps.
+    #[inline(always)]
+    fn new(start: *const u8, bytes: usize, steps: usize, near: usize) -> Self {
+        let lines = (bytes / 64).div_ceil(steps.max(1));
+        Ahead { next: Cell::new(start), end: start.wrapping_add(bytes), stride: 64 * lines, near }
+    }
+
+    /// When a step reads `bytes` at `weights`.
+    #[inline(always)]
+    fn near<S: Simd>(&self, weights: *const u8, bytes: usize) {
+        if self.near > 0 {
+            for line in (0..bytes).step_by(64) {
+                S::prefetch(weights.wrapping_add(self.near + line));
+            }
+        }
+    }
+
+    /// With each step of several rows.
+    #[inline(always)]
+    fn step<S: Simd>(&self) {
+        let next = self.next.get();
+        if next < self.end {
+            for line in (0..self.stride).step_by(64) {
+                S::prefetch_far(next.wrapping_add(line));
+            }
+            self.next.set(next.wrapping_add(self.stride));
+        }
+    }
+}
+
+/// A block and a tile of rows that meets it.
 struct Part<'a> {
     product: &'a Groups<'a>,
     quants: &'a [u8],
-    /// From one block's quants to the next one's.
-    block_bytes: usize,
-    /// Whether this is the first to read the quants from memory.
-    fetches: bool,
+    ahead: &'a Ahead,
     scales: &'a [f32],
     offsets: &'a [f32],
     /// The first row.
@@ -310,7 +359,6 @@ impl Part<'_> {
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
         let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
         let GroupForm { group_size, zero, .. } = self.product.panels.form;
-        let per_block = self.product.panels.groups();
         let shift = Q::SHIFT - i32::from(zero);
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip.
         unsafe {
@@ -325,14 +373,12 @@ impl Part<'_> {
                     let sum = (*sums.add(r * groups + group)).wrapping_mul(shift);
                     *dots = [Q::splat(sum); WIDTH];
                 }
-                let place = group / per_block * self.block_bytes + group % per_block * group_size * PANEL;
-                let mut weights = self.quants.as_ptr().add(place + 4 * column);
+                let mut weights = self.quants.as_ptr().add(group * group_size * PANEL + 4 * column);
                 for step in 0..group_size / 4 {
-                    // More rows take so long that the processor fetches ahead by itself.
-                    if R < 5 && self.fetches {
-                        for line in (0..WIDTH * Q::Floats::LANES * 4).step_by(64) {
-                            Q::Floats::prefetch(weights.wrapping_add(AHEAD + line));
-                        }
+                    if R == 1 {
+                        self.ahead.near::<Q::Floats>(weights, 4 * WIDTH * Q::Floats::LANES);
+                    } else {
+                        self.ahead.step::<Q::Floats>();
                     }
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();

@@ -62,6 +62,10 @@ impl<'a> Pairs<'a> {
 }
 
 impl PanelKernel for Pairs<'_> {
+    fn panel_bytes(&self) -> usize {
+        self.pairs * PANEL * 4
+    }
+
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         // SAFETY: weights are packed this way only where the machine has the instructions; the pointers stay inside
         // what `new` has checked, and the caller vouches for `out`.

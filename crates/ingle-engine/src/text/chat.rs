@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ingle_nn::ModelFiles;
+use ingle_nn::gguf::Gguf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -88,7 +89,8 @@ impl ChatTemplate {
 
     /// The model's template: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json` or in
     /// `chat_template.json`; else the built-in template of its family (Gemma, ChatML, Llama 3), told by the
-    /// special tokens, or by `model_type` in `config.json`; else ChatML.
+    /// special tokens, or by `model_type` in `config.json`; else ChatML. Of a GGUF file, as
+    /// [`ChatTemplate::from_gguf`].
     ///
     /// A template with a mistake in it is no error before [`ChatTemplate::render`]: the model can still be used
     /// without.
@@ -97,12 +99,42 @@ impl ChatTemplate {
     /// [`Error::Model`] if one of those files is not JSON; [`Error::Template`] if it has no template where it
     /// promises one.
     pub fn from_files(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Self> {
+        if let Some(gguf) = files.gguf()? {
+            return ChatTemplate::from_gguf(&gguf, tokenizer);
+        }
         let source = match Source::of_model(files)? {
             Some(source) => source,
-            None => Source::built_in(files, tokenizer)?,
+            None => {
+                let config: Option<Map<String, Value>> = files.find_json("config.json")?;
+                let model_type = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
+                Source::built_in(model_type, tokenizer)
+            }
         };
+        Ok(ChatTemplate::of(source, tokenizer))
+    }
+
+    /// The template within a GGUF file: `tokenizer.chat_template`, and `tokenizer.chat_template.tool_use` for
+    /// conversations with tools; else the built-in template of its family, told by the special tokens, or by
+    /// `general.architecture`; else ChatML.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if one of those is no text.
+    pub fn from_gguf(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Self> {
+        const KEY: &str = "tokenizer.chat_template";
+        let metadata = gguf.metadata();
+        let tool_use = metadata.find::<&str>("tokenizer.chat_template.tool_use")?.map(str::to_owned);
+        let source = match metadata.find::<&str>(KEY)? {
+            Some(template) => {
+                Source { origin: format!("{}: {KEY}", gguf.located()), template: template.to_owned(), tool_use }
+            }
+            None => Source::built_in(metadata.find("general.architecture")?, tokenizer),
+        };
+        Ok(ChatTemplate::of(source, tokenizer))
+    }
+
+    fn of(source: Source, tokenizer: &Tokenizer) -> Self {
         let tokens = tokenizer.named_tokens().iter().map(|(name, token)| (name.clone(), token.clone().into()));
-        Ok(ChatTemplate::compile(source, tokens.collect()))
+        ChatTemplate::compile(source, tokens.collect())
     }
 
     fn compile(source: Source, tokens: Map<String, Value>) -> Self {
@@ -211,14 +243,12 @@ impl Source {
         }
     }
 
-    fn built_in(files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Self> {
+    fn built_in(model_type: Option<&str>, tokenizer: &Tokenizer) -> Self {
         let marks = [("<start_of_turn>", GEMMA), ("<|im_start|>", CHATML), ("<|start_header_id|>", LLAMA_3)];
         let by_mark = marks.into_iter().find(|(mark, _)| tokenizer.id(mark).is_some());
-        let config: Option<Map<String, Value>> = files.find_json("config.json")?;
-        let model_type = config.as_ref().and_then(|config| config.get("model_type")).and_then(Value::as_str);
         let families = [("gemma", GEMMA), ("llama", LLAMA_3)];
         let by_type = families.into_iter().find(|(name, _)| model_type.is_some_and(|found| found.starts_with(name)));
         let (_, (origin, template)) = by_mark.or(by_type).unwrap_or(("", CHATML));
-        Ok(Source::single(origin.to_owned(), template.to_owned()))
+        Source::single(origin.to_owned(), template.to_owned())
     }
 }

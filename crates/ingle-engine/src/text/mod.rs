@@ -6,9 +6,13 @@
 //! written the special tokens itself) → the model; its answer comes back [`Detokenizer::push`] →
 //! [`StopStrings::push`] → the reader.
 
+mod bpe;
 mod chat;
+mod codec;
 mod detokenizer;
+mod gguf;
 mod jinja;
+mod json;
 mod python_json;
 mod special_tokens;
 mod stop;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The tokeniser: text to token ids and back.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ingle_nn::ModelFiles;
-use tokenizers::decoders::DecoderWrapper;
-use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{AddedToken, Encoding, Token, Tokenizer as Backend};
+use ingle_nn::gguf::Gguf;
 
+use super::codec::{Codec, Refusal, SpecialContent, byte_of_piece};
 use super::special_tokens::SpecialTokens;
+use super::{gguf, json};
 use crate::{Error, Result};
 
 const FILE: &str = "tokenizer.json";
@@ -17,10 +16,6 @@ const FILE: &str = "tokenizer.json";
 /// Special tokens that end a speaker's turn in the chat formats of the models Ingle knows.
 const TURN_ENDERS: [&str; 6] =
     ["<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<｜end▁of▁sentence｜>"];
-
-/// White-space characters in a row that a text may have. The regular expressions that split a text give up after a
-/// million steps, one for each of them, and the rest of the text would get other ids.
-const MOST_WHITE_SPACE: usize = 500_000;
 
 /// Whether [`Tokenizer::encode`] adds the tokens that the model expects around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +25,9 @@ pub enum Special {
     Add,
     /// The text alone: for what a chat template rendered, and for parts of a text.
     Omit,
+    /// The text alone, and what looks like a special token in it is text as well: for the words of somebody who may
+    /// not write such tokens.
+    Literal,
 }
 
 /// What becomes of special tokens in [`Tokenizer::decode`].
@@ -49,7 +47,7 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 struct Inner {
-    backend: Backend,
+    codec: Box<dyn Codec>,
     /// For messages.
     file: String,
     frame: Frame,
@@ -57,12 +55,12 @@ struct Inner {
     bos: Option<u32>,
     eos: Vec<u32>,
     end_of_turn: Vec<u32>,
-    byte_fallback: bool,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, and what the files beside it say about special tokens: `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `generation_config.json` and `config.json`, each of which may be missing.
+    /// `special_tokens_map.json`, `generation_config.json` and `config.json`, each of which may be missing. Of a
+    /// GGUF file, as [`Tokenizer::from_gguf`].
     ///
     /// As in transformers, tokens that only `tokenizer_config.json` knows are added, and its `add_bos_token` and
     /// `add_eos_token` overrule the post-processor of `tokenizer.json`. Its settings for truncation and padding are
@@ -72,34 +70,44 @@ impl Tokenizer {
     /// [`Error::Model`] if `tokenizer.json` is missing or another file is not JSON; [`Error::Tokenizer`] if
     /// `tokenizer.json` is malformed or a setting has the wrong type.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        if let Some(gguf) = files.gguf()? {
+            return Tokenizer::from_gguf(&gguf);
+        }
         let hint = "copy it from the model's repository (from a tokenizer.model, transformers can make one)";
         let bytes = files.read(FILE, hint)?;
         let file = files.locate(FILE);
         let special = SpecialTokens::from_files(files)?;
-        let (backend, mut frame) = guard(&file, || {
-            let mut backend = Backend::from_bytes(&bytes)?;
-            backend.with_truncation(None)?;
-            backend.with_padding(None);
-            add_tokens(&mut backend, &special)?;
-            let frame = Frame::take(&mut backend)?;
-            Ok((backend, frame))
-        })?;
+        let refused = |message| Error::Tokenizer { file: file.clone(), message };
+        let (codec, mut frame) = json::read(&bytes, &special).map_err(refused)?;
 
-        let id = |name| special.content(name).and_then(|content| backend.token_to_id(content));
+        let id = |name| special.content(name).and_then(|content| codec.id(content));
         let bos = id("bos_token").or(frame.before.first().copied()).or(special.bos_id);
         let eos = id("eos_token");
         frame.override_bos(special.add_bos, bos);
         frame.override_eos(special.add_eos, eos);
-        tracing::debug!(file, ?bos, ?frame, "tokeniser loaded");
-
-        let eos = distinct(special.eos_ids.iter().copied().chain(eos));
-        let added = backend.get_added_vocabulary().get_vocab();
-        let turn_enders = TURN_ENDERS.iter().filter_map(|content| added.get(*content).copied());
-        let end_of_turn = distinct(eos.iter().copied().chain(turn_enders));
-        let byte_fallback = backend.get_decoder().is_some_and(has_byte_fallback);
+        let eos = special.eos_ids.iter().copied().chain(eos).collect();
         let named = special.named.into_iter().map(|(name, token)| (name, token.content)).collect();
-        let inner = Inner { backend, file, frame, named, bos, eos, end_of_turn, byte_fallback };
-        Ok(Tokenizer { inner: Arc::new(inner) })
+        Ok(Tokenizer::new(codec, Surroundings { file, frame, named, bos, eos }))
+    }
+
+    /// The tokeniser within a GGUF file: its vocabulary, and how it splits and merges a text. Ids are those of
+    /// llama.cpp.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if metadata are missing or have another type; [`Error::Tokenizer`] for a kind of tokeniser
+    /// or pre-tokeniser that is not known.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let (codec, surroundings) = gguf::read(gguf)?;
+        Ok(Tokenizer::new(codec, surroundings))
+    }
+
+    fn new(codec: Box<dyn Codec>, surroundings: Surroundings) -> Self {
+        let Surroundings { file, frame, named, bos, eos } = surroundings;
+        tracing::debug!(file, ?bos, ?frame, "tokeniser loaded");
+        let eos = distinct(eos);
+        let turn_enders = TURN_ENDERS.iter().filter_map(|content| codec.added_id(content));
+        let end_of_turn = distinct(eos.iter().copied().chain(turn_enders));
+        Tokenizer { inner: Arc::new(Inner { codec, file, frame, named, bos, eos, end_of_turn }) }
     }
 
     /// The ids of a text. The content of a special token stands for that token, as in transformers.
@@ -108,9 +116,8 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] if the vocabulary cannot spell the text, or if it has more than half a million
     /// white-space characters in a row.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
-        self.check(text)?;
-        let encoding = guard(&self.inner.file, || self.inner.backend.encode_fast(text, false))?;
-        Ok(self.framed(encoding.get_ids(), special))
+        let ids = self.inner.codec.encode(text, special.content()).map_err(|message| self.refused(message))?;
+        Ok(self.framed(ids, special))
     }
 
     /// The ids of many texts, in parallel.
@@ -119,9 +126,8 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`], of any text that fails.
     pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S], special: Special) -> Result<Vec<Vec<u32>>> {
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        texts.iter().try_for_each(|text| self.check(text))?;
-        let encodings = guard(&self.inner.file, || self.inner.backend.encode_batch_fast(texts, false))?;
-        Ok(encodings.iter().map(|encoding| self.framed(encoding.get_ids(), special)).collect())
+        let ids = self.inner.codec.encode_batch(&texts, special.content()).map_err(|message| self.refused(message))?;
+        Ok(ids.into_iter().map(|ids| self.framed(ids, special)).collect())
     }
 
     /// The text of ids. Ids beyond the vocabulary have none; bytes that are no UTF-8 become U+FFFD.
@@ -129,23 +135,23 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the decoder of `tokenizer.json` fails.
     pub fn decode(&self, ids: &[u32], special: SpecialText) -> Result<String> {
-        guard(&self.inner.file, || self.inner.backend.decode(ids, special == SpecialText::Skip))
+        self.inner.codec.decode(ids, special).map_err(|message| self.refused(message))
     }
 
     /// A token as the vocabulary spells it: `Ġthe` and `▁the` are " the" to byte-level and SentencePiece
     /// tokenisers.
     pub fn piece(&self, id: u32) -> Option<String> {
-        self.inner.backend.id_to_token(id)
+        self.inner.codec.piece(id)
     }
 
     /// The id of a token as the vocabulary spells it.
     pub fn id(&self, piece: &str) -> Option<u32> {
-        self.inner.backend.token_to_id(piece)
+        self.inner.codec.id(piece)
     }
 
     /// How many tokens there are, special tokens included. A model may have more rows of logits: padding.
     pub fn vocab_size(&self) -> usize {
-        self.inner.backend.get_vocab_size(true)
+        self.inner.codec.vocab_size()
     }
 
     /// The beginning-of-sequence token.
@@ -167,12 +173,12 @@ impl Tokenizer {
 
     /// Whether it is a special token: one that is not part of an answer's text.
     pub fn is_special(&self, id: u32) -> bool {
-        self.piece(id).is_some_and(|piece| self.inner.backend.get_added_vocabulary().is_special_token(&piece))
+        self.inner.codec.is_special(id)
     }
 
     /// Whether bytes that no other token spells have tokens such as `<0x0A>`, as in SentencePiece.
     pub(super) fn has_byte_fallback(&self) -> bool {
-        self.inner.byte_fallback
+        self.inner.codec.has_byte_fallback()
     }
 
     /// The named special tokens, such as `bos_token`, and their contents: variables of chat templates.
@@ -182,56 +188,52 @@ impl Tokenizer {
 
     /// The byte that a SentencePiece byte token such as `<0x0A>` stands for.
     pub(super) fn fallback_byte(&self, id: u32) -> Option<u8> {
-        if !self.inner.byte_fallback {
+        if !self.has_byte_fallback() {
             return None;
         }
-        let piece = self.piece(id)?;
-        let digits = piece.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
-        u8::from_str_radix(digits, 16).ok()
+        byte_of_piece(&self.piece(id)?)
     }
 
-    fn check(&self, text: &str) -> Result<()> {
-        let mut run = 0;
-        for character in text.chars() {
-            run = if character.is_whitespace() { run + 1 } else { 0 };
-            if run > MOST_WHITE_SPACE {
-                let message =
-                    format!("expected at most {MOST_WHITE_SPACE} white-space characters in a row, found more");
-                return Err(Error::Tokenizer { file: self.inner.file.clone(), message });
-            }
-        }
-        Ok(())
+    fn refused(&self, message: Refusal) -> Error {
+        Error::Tokenizer { file: self.inner.file.clone(), message }
     }
 
-    fn framed(&self, ids: &[u32], special: Special) -> Vec<u32> {
+    fn framed(&self, ids: Vec<u32>, special: Special) -> Vec<u32> {
         let Frame { before, after } = &self.inner.frame;
         match special {
-            Special::Omit => ids.to_vec(),
-            Special::Add if !before.is_empty() && ids.starts_with(before) => [ids, after].concat(),
-            Special::Add => [before, ids, after].concat(),
+            Special::Omit | Special::Literal => ids,
+            Special::Add if !before.is_empty() && ids.starts_with(before) => [&ids, after.as_slice()].concat(),
+            Special::Add => [before, ids.as_slice(), after].concat(),
         }
     }
+}
+
+impl Special {
+    fn content(self) -> SpecialContent {
+        match self {
+            Special::Add | Special::Omit => SpecialContent::Token,
+            Special::Literal => SpecialContent::Text,
+        }
+    }
+}
+
+/// What a model's files say besides what text becomes which ids.
+pub(super) struct Surroundings {
+    pub file: String,
+    pub frame: Frame,
+    pub named: Vec<(String, String)>,
+    pub bos: Option<u32>,
+    pub eos: Vec<u32>,
 }
 
 /// The tokens that belong around a text.
 #[derive(Debug)]
-struct Frame {
-    before: Vec<u32>,
-    after: Vec<u32>,
+pub(super) struct Frame {
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
 }
 
 impl Frame {
-    /// Takes the post-processor out of the tokeniser, and finds what it puts around a text.
-    fn take(backend: &mut Backend) -> tokenizers::Result<Self> {
-        let text = u32::MAX;
-        let encoding = Encoding::from_tokens(vec![Token::new(text, String::new(), (0, 0))], 0);
-        let framed = backend.post_process(encoding, None, true)?;
-        backend.with_post_processor(None::<PostProcessorWrapper>);
-        let ids = framed.get_ids();
-        let at = ids.iter().position(|id| *id == text).ok_or("post_processor: expected a place for the text")?;
-        Ok(Frame { before: ids[..at].to_vec(), after: ids[at + 1..].to_vec() })
-    }
-
     /// Obeys `add_bos_token`.
     fn override_bos(&mut self, add: Option<bool>, bos: Option<u32>) {
         match (add, bos) {
@@ -251,48 +253,6 @@ impl Frame {
     }
 }
 
-/// Adds the tokens that only the files beside `tokenizer.json` know, and marks the special ones.
-fn add_tokens(backend: &mut Backend, special: &SpecialTokens) -> tokenizers::Result<()> {
-    let known = backend.get_added_vocabulary();
-    let mut missing: Vec<AddedToken> = Vec::new();
-    for (_, token) in &special.added {
-        let same = |id| known.get_added_tokens_decoder().get(id) == Some(token);
-        if !known.get_vocab().get(&token.content).is_some_and(same) {
-            missing.push(token.clone());
-        }
-    }
-    for token in special.named.iter().map(|(_, token)| token).chain(&special.additional) {
-        let declared = missing.iter_mut().find(|missing| missing.content == token.content);
-        match (declared, known.get_vocab().get(&token.content)) {
-            (Some(declared), _) => declared.special = true,
-            (None, Some(_)) if known.is_special_token(&token.content) => {}
-            (None, Some(id)) => {
-                missing.extend(known.get_added_tokens_decoder().get(id).cloned().map(|t| t.special(true)))
-            }
-            (None, None) => missing.push(token.clone()),
-        }
-    }
-    if !missing.is_empty() {
-        backend.add_tokens(missing)?;
-    }
-    for (id, token) in &special.added {
-        let found = backend.token_to_id(&token.content);
-        if found != Some(*id) {
-            tracing::warn!("added_tokens_decoder: {:?} has id {id} there, {found:?} in {FILE}", token.content);
-        }
-    }
-    Ok(())
-}
-
-/// Whether the decoder joins byte tokens such as `<0x0A>`.
-fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
-    match decoder {
-        DecoderWrapper::ByteFallback(_) => true,
-        DecoderWrapper::Sequence(sequence) => sequence.get_decoders().iter().any(has_byte_fallback),
-        _ => false,
-    }
-}
-
 fn distinct(ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
     let mut kept = Vec::new();
     for id in ids {
@@ -301,15 +261,4 @@ fn distinct(ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
         }
     }
     kept
-}
-
-/// Runs the `tokenizers` crate, and makes an error of its failures. Some hostile files make it panic: that too
-/// becomes an error.
-fn guard<T>(file: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    let message = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "malformed: expected a tokeniser that the tokenizers library can run".to_owned(),
-    };
-    Err(Error::Tokenizer { file: file.to_owned(), message })
 }

@@ -147,8 +147,8 @@ def agreement(folder: pathlib.Path, target: pathlib.Path) -> dict:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     with torch.inference_mode():
         expected = model(torch.tensor([PROMPT]), logits_to_keep=1).logits[0, -1].float().numpy()
-    engine = llama_engine.Engine(target, threads=2, positions=256)
-    engine.prompt(PROMPT)
-    found = np.array(engine.logits(), dtype=np.float32)
+    with llama_engine.Context(llama_engine.Model(target), threads=2, positions=256) as context:
+        context.prompt(PROMPT)
+        found = np.array(context.logits(), dtype=np.float32)
     cosine = float(found @ expected / (np.linalg.norm(found) * np.linalg.norm(expected)))
     return {"cosine": round(cosine, 6), "same_argmax": bool(found.argmax() == expected.argmax())}

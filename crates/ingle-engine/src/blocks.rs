@@ -67,6 +67,7 @@ impl Lease {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BlockCounts {
     pub used: usize,
+    pub used_bytes: usize,
     pub cached: usize,
     pub total: usize,
 }
@@ -113,6 +114,11 @@ impl Pool {
 
     fn bytes(&self) -> usize {
         self.blocks.len() * self.block_bytes
+    }
+
+    /// Blocks that sequences hold.
+    fn used(&self) -> usize {
+        self.blocks.len() - self.free.len() - self.cached.len()
     }
 }
 
@@ -161,9 +167,12 @@ impl BlockManager {
     /// Blocks of all groups together.
     pub fn counts(&self) -> BlockCounts {
         let sum = |of: fn(&Pool) -> usize| self.pools.iter().map(of).sum();
-        let (total, free, cached): (usize, usize, usize) =
-            (sum(|p| p.blocks.len()), sum(|p| p.free.len()), sum(|p| p.cached.len()));
-        BlockCounts { used: total - free - cached, cached, total }
+        BlockCounts {
+            used: sum(Pool::used),
+            used_bytes: sum(|pool| pool.used() * pool.block_bytes),
+            cached: sum(|pool| pool.cached.len()),
+            total: sum(|pool| pool.blocks.len()),
+        }
     }
 
     /// Why a pool could not grow, if that has happened since the last call.

@@ -181,6 +181,7 @@ impl Engine {
             blocks_cached: blocks.cached,
             blocks_total: blocks.total,
             kv_bytes: self.cache.bytes(),
+            kv_used_bytes: blocks.used_bytes,
             ..self.metrics
         }
     }

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub blocks_total: usize,
     /// Bytes that all key-value blocks take.
     pub kv_bytes: usize,
+    /// Bytes that the blocks in use take: about what a step reads of the cache.
+    pub kv_used_bytes: usize,
 }
 
 impl Metrics {

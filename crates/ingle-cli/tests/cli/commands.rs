@@ -198,16 +198,6 @@ fn info_models_devices_say_what_there_is_good() {
 }
 
 #[test]
-fn bench_measures_what_it_is_asked_good() {
-    let bench = json(&["bench", "--json", "-p", "16", "-n", "4", "-b", "1,2", "--runs", "2"]);
-    let tests = bench["tests"].as_array().unwrap();
-    let names: Vec<_> = tests.iter().map(|t| (t["test"].as_str().unwrap(), t["batch"].as_u64().unwrap())).collect();
-    assert_eq!(names, [("pp16", 1), ("tg4", 1), ("pp16", 2), ("tg4", 2)]);
-    assert!(tests.iter().all(|test| test["runs"].as_array().unwrap().len() == 2));
-    assert!(stdout(&["bench", "-p", "16", "-n", "0", "--runs", "1"]).contains("pp16"));
-}
-
-#[test]
 fn help_teaches_good() {
     for command in
         ["generate", "chat", "batch", "classify", "logits", "tokenize", "info", "models", "pull", "bench", "devices"]

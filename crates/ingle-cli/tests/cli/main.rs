@@ -2,6 +2,7 @@
 //! The `ingle` command as a person or a script runs it.
 
 mod bad_input;
+mod bench;
 mod commands;
 mod common;
 #[cfg(unix)]

@@ -6,6 +6,8 @@
 //! neighbours together; what stretches Llama 3's RoPE is a tensor.
 
 mod names;
+mod plan;
+mod types;
 
 use ingle_nn::gguf::{Array, FromValue, Gguf, Metadata, Value};
 use ingle_nn::{Bias, Error, Head, Result, RmsNormConfig, RopeScaling, RotaryConfig};
@@ -13,6 +15,10 @@ use ingle_tensor::{Activation, RopeLayout};
 
 use crate::config::LayerType;
 use crate::decoder::{BlockNorms, DecoderConfig};
+
+pub use plan::Plan;
+pub(crate) use plan::plan;
+pub use types::GgufType;
 
 /// What a GGUF file says of its model.
 pub(crate) struct Description {

@@ -87,20 +87,20 @@ pub fn read_summary(files: &ModelFiles) -> Result<Summary> {
 }
 
 /// A model's files, read and checked, before anything is loaded.
-struct Source {
-    config: DecoderConfig,
-    summary: Summary,
-    quantised: Option<Quantised>,
+pub(crate) struct Source {
+    pub config: DecoderConfig,
+    pub summary: Summary,
+    pub quantised: Option<Quantised>,
     /// The tensors of the language model only.
-    checkpoint: Checkpoint,
+    pub checkpoint: Checkpoint,
     /// Where the decoder stands in the checkpoint.
-    model: &'static str,
+    pub model: &'static str,
     /// Where the head does.
-    lm_head: &'static str,
+    pub lm_head: &'static str,
 }
 
 impl Source {
-    fn open(files: &ModelFiles) -> Result<Self> {
+    pub(crate) fn open(files: &ModelFiles) -> Result<Self> {
         match files {
             ModelFiles::Gguf(path) => Self::from_gguf(&Gguf::open_parts(path)?),
             _ => Self::from_config(files),

@@ -10,15 +10,18 @@ use serde::Deserialize;
 
 use crate::gguf::Gguf;
 use crate::mapping::Content;
+use crate::quantise::Original;
 use crate::{Error, ModelFiles, Result};
 
 mod affine;
 mod diagnose;
 mod stored;
+mod write;
 
 pub use affine::{AffineLayers, LayerForm};
 use stored::Stored;
 pub use stored::StoredTensor;
+pub use write::SafetensorsHeader;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -273,6 +276,28 @@ impl Checkpoint {
             [file] => file.located.clone(),
             [first, .., last] => format!("{} … {}", first.located, last.located),
             [] => SINGLE.into(),
+        }
+    }
+
+    /// The dense tensor that a model calls by this name, to be written in another form.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]; [`Error::UnfitTensor`] if it holds no floating-point numbers that Ingle knows.
+    pub fn original(&self, name: &str) -> Result<Original> {
+        let tensor = self.name_in_file(name);
+        let Some(stored) = self.tensors.get(&tensor) else {
+            let hint = "configuration and weights may not belong together".into();
+            return Err(Error::MissingTensor { file: self.locate(), tensor, hint });
+        };
+        let file = self.locate_tensor(stored).to_owned();
+        match stored.dtype().filter(|dtype| dtype.is_float()) {
+            Some(dtype) => {
+                Ok(Original { file, tensor, content: self.content(stored), dtype, shape: stored.shape().clone() })
+            }
+            None => {
+                let expected = "dtype F32, F16 or BF16".into();
+                Err(Error::UnfitTensor { file, tensor, expected, found: stored.describe() })
+            }
         }
     }
 

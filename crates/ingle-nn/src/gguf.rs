@@ -41,10 +41,12 @@ mod ggml_type;
 mod metadata;
 mod parse;
 mod value;
+mod write;
 
 pub use ggml_type::GgmlType;
 pub use metadata::{FromValue, Metadata};
 pub use value::{Array, Texts, Value, ValueType};
+pub use write::{ALIGNMENT, ElementType, GgufHeader, ToValue};
 
 /// A GGUF file: its metadata and its tensors. The content stays where it is, memory-mapped. Clones share it.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@
 //! - [`gguf::Gguf`] is what a GGUF file holds: configuration, tokeniser and tensors, checked likewise.
 //! - [`Weights`] puts tensors on a device by name, one [scope](Weights::scope) after another, so that a model
 //!   reads like its checkpoint.
+//! - [`quantise`] encodes weights in each quantised format.
 //! - [`Linear`], [`Embedding`], [`RmsNorm`] and [`RotaryEmbedding`] are the layers.
 //! - [`Batch`] is the tokens of one forward pass, [`KvCache`] what attention remembers of those before.
 //!
@@ -56,12 +57,13 @@ pub mod gguf;
 mod linear;
 mod mapping;
 mod norm;
+pub mod quantise;
 mod rope;
 mod weights;
 
 pub use activation::{activation, activation_names};
 pub use cache::{Batch, BlockTable, CacheGroup, CacheLayer, KvCache};
-pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, StoredTensor};
+pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, SafetensorsHeader, StoredTensor};
 pub use embedding::{Embedding, Head};
 pub use error::{Error, Result};
 pub use files::ModelFiles;

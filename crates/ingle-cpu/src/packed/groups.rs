@@ -492,7 +492,9 @@ mod tests {
             let scales = if format.block_len() == 256 { Scales::Super } else { Scales::Plain(DType::F16) };
             let panels = GroupPanels { form: quantization.form(), scales, k: 512 };
             let stored = PANEL * 512 / format.block_len() * format.block_bytes();
-            assert!(panels.panel_bytes() >= stored && panels.panel_bytes() <= stored * 104 / 100, "{format:?}");
+            // Scales of four bits become whole bytes, of which Q2_K has the most.
+            let most = if format == BlockFormat::Q2K { stored * 120 / 100 } else { stored * 104 / 100 };
+            assert!((stored..=most).contains(&panels.panel_bytes()), "{format:?}");
         }
     }
 }

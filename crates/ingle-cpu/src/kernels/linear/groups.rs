@@ -181,70 +181,118 @@ impl Panel<'_> {
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            let near = if rows.len() == 1 { NEAR } else { 0 };
-            strip.read::<Q::Floats>(panels, block, packed, near);
-            let strip = &*strip;
+            strip.read_scales::<Q::Floats>(panels, block, packed);
+            // One row takes no longer than the memory does: it unpacks each group when it comes to it, so that
+            // reading and computing take turns quickly enough to overlap.
+            let alone = rows.len() == 1;
+            if bits < 8 && !alone {
+                strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..], 0);
+            }
             let first = at * BLOCK / group_size;
             let passes = rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES);
-            let ahead = Ahead::new(
-                packed.as_ptr_range().end,
-                block.bytes,
-                passes * block.len / 4,
-                if bits == 8 { near } else { 0 },
-            );
+            let ahead = Ahead::new(packed.as_ptr_range().end, block.bytes, passes * block.len / 4);
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 let part = Part {
                     product,
-                    // Whole bytes need no unpacking.
-                    quants: if bits == 8 { &packed[block.header..] } else { &strip.quants },
+                    strip,
+                    packed: &packed[block.header..],
                     ahead: &ahead,
-                    scales: &strip.scales,
-                    offsets: &strip.offsets,
                     first: rows.start + tile.start,
                     groups: first..first + block.groups,
                     columns,
                     // SAFETY: the tile lies inside the outputs that the panel holds.
                     out: unsafe { out.add(tile.start * product.n) },
                 };
+                // Whole bytes need no unpacking.
                 match tile.len() {
-                    1 => part.columns::<Q, OFFSETS, 1, 4>(),
-                    2 => part.columns::<Q, OFFSETS, 2, 2>(),
-                    3 => part.columns::<Q, OFFSETS, 3, 2>(),
-                    4 if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 4, 2>(),
-                    5 if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 5, 2>(),
-                    _ if const { rows_of::<Q>() > 3 } => part.columns::<Q, OFFSETS, 6, 2>(),
-                    // No tile has more rows than the registers hold.
-                    _ => {}
+                    1 if bits < 8 && alone => part.columns::<Q, Unpacking, OFFSETS, 1, 4>(),
+                    1 if bits < 8 => part.columns::<Q, Unpacked, OFFSETS, 1, 4>(),
+                    1 => part.columns::<Q, Bytes, OFFSETS, 1, 4>(),
+                    rows if bits < 8 => part.tile::<Q, Unpacked, OFFSETS>(rows),
+                    rows => part.tile::<Q, Bytes, OFFSETS>(rows),
                 }
             }
         }
     }
 }
 
-impl Strip {
-    /// Reads a block: its scales, and its quants if these are not whole bytes. Asks for memory `near` bytes after
-    /// what it reads, unless that is 0.
+/// Where a tile's quants come from.
+trait Quants {
+    /// Whether they are read where they are packed.
+    const IN_PLACE: bool = false;
+
+    /// The quants of group `group` of the block, unpacked.
+    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8;
+}
+
+/// The quants are bytes as they are packed.
+struct Bytes;
+
+/// The whole block was unpacked before.
+struct Unpacked;
+
+/// Each group is unpacked when it is needed.
+struct Unpacking;
+
+impl Quants for Bytes {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
-    fn read<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8], near: usize) {
-        let GroupForm { bits, codebook, .. } = panels.form;
-        if near > 0 {
-            for line in (0..block.header).step_by(64) {
-                S::prefetch(packed.as_ptr().wrapping_add(near + line));
-            }
+    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
+        part.packed[group * part.product.panels.form.group_size * PANEL..].as_ptr()
+    }
+}
+
+impl Quants for Unpacked {
+    #[inline(always)]
+    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
+        part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
+    }
+}
+
+impl Quants for Unpacking {
+    #[inline(always)]
+    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
+        let panels = &part.product.panels;
+        let first = group * panels.form.group_size;
+        // Two small groups share a sub-block.
+        if first.is_multiple_of(SUB_BLOCK) {
+            let columns = first..first + panels.form.group_size.max(SUB_BLOCK);
+            part.strip.unpack::<S>(panels, columns, part.packed, NEAR);
         }
-        // SAFETY: below `dispatch`; `packed` is the block's, of which there is room for the largest.
+        Unpacked::of::<S>(part, group)
+    }
+}
+
+impl Strip {
+    /// Reads the scales of a block.
+    #[inline(always)]
+    fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8]) {
+        for line in (0..block.header).step_by(64) {
+            S::prefetch(packed.as_ptr().wrapping_add(NEAR + line));
+        }
+        // SAFETY: below `dispatch`; there is room for the groups of the largest block.
         unsafe {
-            let packed = packed.as_ptr();
-            panels.read_scales::<S>(block.groups, packed, self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
-            if bits == 8 {
-                return;
-            }
-            for sub in 0..block.len / SUB_BLOCK {
-                let packed = packed.add(block.header + sub * SUB_QUANTS * bits / 8);
-                join_planes::<S>(bits, near, packed, self.quants.as_mut_ptr().add(sub * SUB_QUANTS));
+            let (scales, offsets) = (self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
+            panels.read_scales::<S>(block.groups, packed.as_ptr(), scales, offsets);
+        }
+    }
+
+    /// Unpacks the quants of some columns of a block, whole sub-blocks, from all of the block's. Asks for memory
+    /// `near` bytes after what it reads, unless that is 0.
+    #[inline(always)]
+    fn unpack<S: Simd>(&mut self, panels: &GroupPanels, columns: Range<usize>, packed: &[u8], near: usize) {
+        let GroupForm { bits, codebook, .. } = panels.form;
+        let quants = &mut self.quants[columns.start * PANEL..columns.end * PANEL];
+        let packed = &packed[columns.start * PANEL * bits / 8..columns.end * PANEL * bits / 8];
+        // SAFETY: below `dispatch`; both hold the same sub-blocks.
+        unsafe {
+            for sub in 0..quants.len() / SUB_QUANTS {
+                let packed = packed.as_ptr().add(sub * SUB_QUANTS * bits / 8);
+                join_planes::<S>(bits, near, packed, quants.as_mut_ptr().add(sub * SUB_QUANTS));
             }
             if let Some(codebook) = codebook {
-                S::look_up(codebook, &mut self.quants[..block.len * PANEL]);
+                S::look_up(codebook, quants);
             }
         }
     }
@@ -258,37 +306,23 @@ const fn rows_of<Q: Quads>() -> usize {
 /// How far ahead of its use a weight is asked for when one row meets it, in bytes.
 const NEAR: usize = 4096;
 
-/// The memory that will be read next. One row takes as long as the memory does, and asks for it a little ahead,
-/// into the first cache. Several rows take longer: they ask for the next block evenly while they compute with this
-/// one, into the second cache, since the first is full of this one.
+/// The block that will be read next. Several rows take longer than the memory does: they ask for it evenly while
+/// they compute with this one, into the second cache, since the first is full of this one.
 struct Ahead {
     next: Cell<*const u8>,
     end: *const u8,
     /// Bytes for each step of the dot product.
     stride: usize,
-    /// How far ahead one row asks; 0 where the quants were unpacked, which asked for them.
-    near: usize,
 }
 
 impl Ahead {
     /// `bytes` from `start` on, over `steps` steps.
     #[inline(always)]
-    fn new(start: *const u8, bytes: usize, steps: usize, near: usize) -> Self {
+    fn new(start: *const u8, bytes: usize, steps: usize) -> Self {
         let lines = (bytes / 64).div_ceil(steps.max(1));
-        Ahead { next: Cell::new(start), end: start.wrapping_add(bytes), stride: 64 * lines, near }
+        Ahead { next: Cell::new(start), end: start.wrapping_add(bytes), stride: 64 * lines }
     }
 
-    /// When a step reads `bytes` at `weights`.
-    #[inline(always)]
-    fn near<S: Simd>(&self, weights: *const u8, bytes: usize) {
-        if self.near > 0 {
-            for line in (0..bytes).step_by(64) {
-                S::prefetch(weights.wrapping_add(self.near + line));
-            }
-        }
-    }
-
-    /// With each step of several rows.
     #[inline(always)]
     fn step<S: Simd>(&self) {
         let next = self.next.get();
@@ -304,10 +338,11 @@ impl Ahead {
 /// A block and a tile of rows that meets it.
 struct Part<'a> {
     product: &'a Groups<'a>,
-    quants: &'a [u8],
+    /// The block's scales, and its quants if they were unpacked.
+    strip: &'a mut Strip,
+    /// The block's quants, packed.
+    packed: &'a [u8],
     ahead: &'a Ahead,
-    scales: &'a [f32],
-    offsets: &'a [f32],
     /// The first row.
     first: usize,
     /// Groups of the rows.
@@ -318,14 +353,28 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
+    /// Adds the products of a tile of more than one row.
     #[inline(always)]
-    fn columns<Q: Quads, const OFFSETS: bool, const R: usize, const WIDTH: usize>(&self) {
+    fn tile<Q: Quads, B: Quants, const OFFSETS: bool>(self, rows: usize) {
+        match rows {
+            2 => self.columns::<Q, B, OFFSETS, 2, 2>(),
+            3 => self.columns::<Q, B, OFFSETS, 3, 2>(),
+            4 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 4, 2>(),
+            5 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 5, 2>(),
+            _ if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 6, 2>(),
+            // No tile has more rows than the registers hold.
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn columns<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(mut self) {
         let width = WIDTH * Q::Floats::LANES;
         let mut column = 0;
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped below.
             unsafe {
-                let sums = self.product::<Q, OFFSETS, R, WIDTH>(column);
+                let sums = self.product::<Q, B, OFFSETS, R, WIDTH>(column);
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (c, sum) in sums.into_iter().enumerate() {
                         self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
@@ -353,8 +402,8 @@ impl Part<'_> {
 
     /// The products of `R` rows with `WIDTH` registers of columns.
     #[inline(always)]
-    unsafe fn product<Q: Quads, const OFFSETS: bool, const R: usize, const WIDTH: usize>(
-        &self,
+    unsafe fn product<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(
+        &mut self,
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
         let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
@@ -373,12 +422,14 @@ impl Part<'_> {
                     let sum = (*sums.add(r * groups + group)).wrapping_mul(shift);
                     *dots = [Q::splat(sum); WIDTH];
                 }
-                let mut weights = self.quants.as_ptr().add(group * group_size * PANEL + 4 * column);
+                let mut weights = B::of::<Q::Floats>(self, group).add(4 * column);
                 for step in 0..group_size / 4 {
-                    if R == 1 {
-                        self.ahead.near::<Q::Floats>(weights, 4 * WIDTH * Q::Floats::LANES);
-                    } else {
+                    if R > 1 {
                         self.ahead.step::<Q::Floats>();
+                    } else if B::IN_PLACE {
+                        for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
+                            Q::Floats::prefetch(weights.wrapping_add(NEAR + line));
+                        }
                     }
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
@@ -391,14 +442,14 @@ impl Part<'_> {
                 x = x.add(group_size);
                 for c in 0..WIDTH {
                     let place = group * PANEL + column + c * Q::Floats::LANES;
-                    let scale = Q::Floats::load(self.scales.as_ptr().add(place));
+                    let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
                     for (r, totals) in totals.iter_mut().enumerate() {
                         let x_scale = Q::Floats::splat(*scales.add(r * groups + group));
                         let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
                         totals[c] = Q::Floats::mul_add(value, x_scale, totals[c]);
                     }
                     if OFFSETS {
-                        let offset = Q::Floats::load(self.offsets.as_ptr().add(place));
+                        let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
                         for (r, totals) in totals.iter_mut().enumerate() {
                             let at = r * groups + group;
                             let sum = Q::Floats::splat(*scales.add(at) * *sums.add(at) as f32);

@@ -132,6 +132,11 @@ impl ChatTemplate {
         Ok(ChatTemplate::of(source, tokenizer))
     }
 
+    /// The text of the model's own template, if it has one.
+    pub(super) fn source_of(files: &ModelFiles) -> Result<Option<String>> {
+        Ok(Source::of_model(files)?.map(|source| source.template))
+    }
+
     fn of(source: Source, tokenizer: &Tokenizer) -> Self {
         let tokens = tokenizer.named_tokens().iter().map(|(name, token)| (name.clone(), token.clone().into()));
         ChatTemplate::compile(source, tokens.collect())

@@ -7,6 +7,7 @@
 
 mod byte_level;
 mod codec;
+mod export;
 mod kinds;
 mod pre_tokenizer;
 mod sentencepiece;
@@ -16,6 +17,7 @@ use ingle_nn::gguf::{Array, Gguf, Metadata, Texts};
 
 use self::byte_level::ByteLevel;
 use self::codec::{Algorithm, GgufCodec, LeadingSpace};
+pub use self::export::GgufVocabulary;
 use self::kinds::Kinds;
 use self::pre_tokenizer::PreTokenizer;
 use self::sentencepiece::SentencePiece;

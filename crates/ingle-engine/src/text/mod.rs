@@ -20,5 +20,6 @@ mod tokenizer;
 
 pub use chat::{ChatTemplate, GenerationPrompt, Message};
 pub use detokenizer::Detokenizer;
+pub use gguf::GgufVocabulary;
 pub use stop::{StopMatch, StopStrings};
 pub use tokenizer::{Special, SpecialText, Tokenizer};

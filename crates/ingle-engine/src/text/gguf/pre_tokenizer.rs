@@ -115,7 +115,19 @@ const KNOWN: &[Known] = &[
     Known { names: &["dbrx", "smaug-bpe", "chatglm-bpe"], stages: &[LLAMA_3], ..PLAIN },
     Known { names: &["glm4", "glm5"], stages: &[LLAMA_3], keeps_words: true, ..PLAIN },
     Known {
-        names: &["qwen2", "deepseek-r1-qwen", "kormo", "stablelm2", "megrez", "hunyuan", "solar-open", "grok-2"],
+        names: &[
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "stablelm2",
+            "megrez",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
+        ],
         stages: &[QWEN_2],
         ..PLAIN
     },
@@ -199,14 +211,6 @@ const KNOWN: &[Known] = &[
             GPT_2,
         ],
         adds_bos: true,
-        ..PLAIN
-    },
-    Known {
-        names: &["bailingmoe", "bailingmoe2", "llada-moe"],
-        stages: &[&[
-            concat!(contraction!(), r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]"),
-            SPACES,
-        ]],
         ..PLAIN
     },
     Known {

@@ -21,7 +21,6 @@ fn tokenisers_come_back_good() {
     for (name, model, pre) in [
         ("byte-level", "gpt2", "llama-bpe"),
         ("byte-level-qwen", "gpt2", "qwen2"),
-        ("sentencepiece-gemma", "llama", "default"),
         ("sentencepiece-llama", "llama", "default"),
     ] {
         let files = files(&format!("tokenizers/{name}"));

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use ingle_tensor::{Error, Memory, Result};
+use memmap2::MmapMut;
 
 /// Buffers start on a cache line, which is also the widest vector.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -41,12 +42,19 @@ struct State {
     memory: Memory,
     limit: Option<usize>,
     cache_limit: usize,
+    /// Where the next lasting buffers go.
+    slab: Option<Slab>,
 }
 
 impl MemoryPool {
     pub(crate) fn new() -> Arc<Self> {
-        let state =
-            State { free: BTreeMap::new(), memory: Memory::default(), limit: None, cache_limit: DEFAULT_CACHE_LIMIT };
+        let state = State {
+            slab: None,
+            free: BTreeMap::new(),
+            memory: Memory::default(),
+            limit: None,
+            cache_limit: DEFAULT_CACHE_LIMIT,
+        };
         Arc::new(MemoryPool { state: Mutex::new(state) })
     }
 
@@ -76,6 +84,24 @@ impl MemoryPool {
             bytes.fill(0);
         }
         Ok(buffer)
+    }
+
+    /// A buffer of zeros for what lasts, such as weights. Such buffers lie side by side on large pages, and are not
+    /// kept for reuse.
+    pub(crate) fn take_lasting(self: &Arc<Self>, len: usize) -> Result<Buffer> {
+        let capacity = len.next_multiple_of(ALIGNMENT);
+        let mut state = self.lock();
+        state.reserve(capacity)?;
+        let fits = state.slab.as_ref().is_some_and(|slab| slab.left() >= capacity);
+        if !fits {
+            state.slab = Slab::new(capacity.max(SLAB));
+        }
+        let Some(allocation) = state.slab.as_mut().and_then(|slab| slab.take(capacity)) else {
+            state.memory.active -= capacity;
+            let message = format!("the system has no {capacity} bytes to give; use a smaller model");
+            return Err(Error::Device { op: "allocate", device: "cpu", message });
+        };
+        Ok(Buffer { source: Source::Pooled { allocation, pool: self.clone() }, len })
     }
 
     /// A buffer over the host's bytes, kept alive and counted until it drops.
@@ -157,7 +183,8 @@ impl State {
     fn give_back(&mut self, allocation: Allocation) {
         let capacity = allocation.capacity;
         self.memory.active -= capacity;
-        if capacity > 0 && self.memory.cached + capacity <= self.cache_limit {
+        let kept = allocation.reuse == Reuse::Kept;
+        if kept && capacity > 0 && self.memory.cached + capacity <= self.cache_limit {
             self.memory.cached += capacity;
             self.free.entry(capacity).or_default().push(allocation);
         }
@@ -187,7 +214,62 @@ struct Allocation {
     start: NonNull<u8>,
     capacity: usize,
     /// The mapping that the block lies in; the system allocator's if there is none.
-    mapping: Option<memmap2::MmapMut>,
+    mapping: Option<Arc<MmapMut>>,
+    reuse: Reuse,
+}
+
+/// What becomes of a block that nobody holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reuse {
+    /// It is kept for the next who needs one like it.
+    Kept,
+    /// It lives as long as the slab that it is part of.
+    Slab,
+}
+
+/// Bytes of a slab. What is not used of it is never touched, and so takes no memory.
+const SLAB: usize = 64 << 20;
+
+/// Memory on large pages that is given away piece by piece, each byte once.
+#[derive(Debug)]
+struct Slab {
+    mapping: Arc<MmapMut>,
+    next: NonNull<u8>,
+    left: usize,
+}
+
+// SAFETY: the memory from `next` on belongs to the slab alone until it is given away.
+unsafe impl Send for Slab {}
+
+impl Slab {
+    /// `None` where the system has no such memory.
+    fn new(capacity: usize) -> Option<Self> {
+        let (mapping, next) = map_aligned(capacity)?;
+        Some(Slab { mapping: Arc::new(mapping), next, left: capacity })
+    }
+
+    fn left(&self) -> usize {
+        self.left
+    }
+
+    fn take(&mut self, capacity: usize) -> Option<Allocation> {
+        self.left = self.left.checked_sub(capacity)?;
+        let start = self.next;
+        // SAFETY: so many bytes were left in the mapping.
+        self.next = unsafe { start.add(capacity) };
+        Some(Allocation { start, capacity, mapping: Some(self.mapping.clone()), reuse: Reuse::Slab })
+    }
+}
+
+/// So much zeroed memory from a large page's start on, with the mapping it is in.
+fn map_aligned(capacity: usize) -> Option<(MmapMut, NonNull<u8>)> {
+    let mut mapping = MmapMut::map_anon(capacity.checked_add(LARGE_PAGE)?).ok()?;
+    // Where there are no large pages, small ones will do.
+    #[cfg(target_os = "linux")]
+    let _ = mapping.advise(memmap2::Advice::HugePage);
+    let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
+    let start = NonNull::new(mapping.get_mut(skipped..)?.as_mut_ptr())?;
+    Some((mapping, start))
 }
 
 // SAFETY: an allocation is plain memory with one owner; nothing in it is tied to a thread.
@@ -207,23 +289,18 @@ impl Allocation {
         let layout = Layout::from_size_align(capacity, ALIGNMENT).ok()?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Allocation { start, capacity, mapping: None })
+        Some(Allocation { start, capacity, mapping: None, reuse: Reuse::Kept })
     }
 
     /// A block that starts on a large page. What is mapped before and after it is never touched, and so takes no
     /// memory.
     fn mapped(capacity: usize) -> Option<Self> {
-        let mut mapping = memmap2::MmapMut::map_anon(capacity.checked_add(LARGE_PAGE)?).ok()?;
-        // Where there are no large pages, small ones will do.
-        #[cfg(target_os = "linux")]
-        let _ = mapping.advise(memmap2::Advice::HugePage);
-        let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
-        let start = NonNull::new(mapping.get_mut(skipped..)?.as_mut_ptr())?;
-        Some(Allocation { start, capacity, mapping: Some(mapping) })
+        let (mapping, start) = map_aligned(capacity)?;
+        Some(Allocation { start, capacity, mapping: Some(Arc::new(mapping)), reuse: Reuse::Kept })
     }
 
     fn none() -> Self {
-        Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity: 0, mapping: None }
+        Allocation { start: NonNull::<Aligned>::dangling().cast(), capacity: 0, mapping: None, reuse: Reuse::Kept }
     }
 }
 
@@ -306,6 +383,25 @@ mod tests {
         pool.reset_peak();
         pool.clear_cache();
         assert_eq!(pool.memory(), Memory::default());
+        Ok(())
+    }
+
+    #[test]
+    fn lasting_buffers_lie_side_by_side_and_are_not_reused_good() -> Result<()> {
+        let pool = MemoryPool::new();
+        let (mut one, two) = (pool.take_lasting(100)?, pool.take_lasting(64)?);
+        assert_eq!(two.bytes().as_ptr() as usize - one.bytes().as_ptr() as usize, 128);
+        if let Some(bytes) = one.bytes_mut() {
+            bytes.fill(7);
+        }
+        assert!(two.bytes().iter().all(|&byte| byte == 0));
+        assert_eq!(pool.memory().active, 192);
+        drop(one);
+        assert_eq!(pool.memory(), Memory { active: 64, peak: 192, cached: 0 });
+        let large = pool.take_lasting(SLAB + 1)?;
+        assert!(large.bytes().iter().all(|&byte| byte == 0));
+        pool.set_limit(Some(0));
+        assert!(pool.take_lasting(1).is_err());
         Ok(())
     }
 

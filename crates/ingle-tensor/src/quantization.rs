@@ -67,6 +67,7 @@ impl Quantization {
     pub const AFFINE_GROUPS: [usize; 3] = [32, 64, 128];
 
     /// What its groups have in common.
+    #[inline]
     pub fn form(self) -> GroupForm {
         match self {
             Quantization::Affine { bits, group_size } => {
@@ -77,6 +78,7 @@ impl Quantization {
     }
 
     /// Weights that are packed together: a row is a whole number of these.
+    #[inline]
     pub fn block_len(self) -> usize {
         match self {
             Quantization::Affine { group_size, .. } => group_size,
@@ -86,6 +88,7 @@ impl Quantization {
 
     /// Bytes that [`Quantization::block_len`] weights take, scales and offsets apart for
     /// [`Quantization::Affine`].
+    #[inline]
     pub fn block_bytes(self) -> usize {
         match self {
             Quantization::Affine { bits, group_size } => bits * group_size / 8,
@@ -100,6 +103,7 @@ impl Quantization {
 
     /// Unpacks a row. Of [`Quantization::Affine`], whose scales and offsets lie elsewhere, only the quants are
     /// written. Bytes that are missing leave their weights as they were.
+    #[inline]
     pub fn unpack_row(self, packed: &[u8], row: UnpackedRow<'_>) {
         match self {
             Quantization::Affine { bits, .. } => unpack_bits(bits, packed, row.quants),
@@ -128,6 +132,7 @@ impl std::fmt::Display for Quantization {
 }
 
 /// Numbers of `bits` each, from the lowest bit of the first byte upwards.
+#[inline]
 fn unpack_bits(bits: usize, packed: &[u8], quants: &mut [u8]) {
     if bits == 8 {
         quants.iter_mut().zip(packed).for_each(|(quant, byte)| *quant = *byte);

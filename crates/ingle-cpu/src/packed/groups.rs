@@ -60,6 +60,12 @@ pub(crate) struct Block {
     pub(crate) bytes: usize,
 }
 
+impl Block {
+    fn bytes_if_any(&self) -> usize {
+        if self.len == 0 { 0 } else { self.bytes }
+    }
+}
+
 impl GroupPanels {
     /// Scales and offsets of a group.
     fn numbers(&self) -> usize {
@@ -93,7 +99,8 @@ impl GroupPanels {
 
     /// Bytes of a panel.
     pub(crate) fn panel_bytes(&self) -> usize {
-        self.k / BLOCK * self.block(BLOCK).bytes + self.block(self.k % BLOCK).bytes * usize::from(self.k % BLOCK > 0)
+        // A last block of nothing takes nothing.
+        self.k / BLOCK * self.block(BLOCK).bytes + self.block(self.k % BLOCK).bytes_if_any()
     }
 
     /// Packs a weight `[n, k]` of the inputs that [`ingle_tensor::Op::Dequantize`] names, row-major each.
@@ -105,47 +112,13 @@ impl GroupPanels {
     ) -> Result<(Self, Buffer)> {
         let source = Source::new(inputs, quantization, k);
         let panels_of = GroupPanels { form: quantization.form(), scales: source.scales(), k };
-        let whole = n.is_multiple_of(PANEL);
-        let contents = if whole { Contents::Anything } else { Contents::Zeros };
-        let mut buffer = cx.memory.take(panels(n) * panels_of.panel_bytes(), contents)?;
+        let mut buffer = cx.memory.take_lasting(panels(n) * panels_of.panel_bytes())?;
         let work = Pieces { size: panels_of.panel_bytes().max(1), cost: 4 };
         cx.pieces("pack", elements_mut::<u8>(&mut buffer), work, |panel, out| {
             let rows = panel * PANEL..((panel + 1) * PANEL).min(n);
-            panels_of.pack_panel(&source, rows, out);
+            cx.isa.dispatch(PackPanel { panels: &panels_of, source: &source, rows, out });
         })?;
         Ok((panels_of, buffer))
-    }
-
-    fn pack_panel(&self, source: &Source<'_>, rows: std::ops::Range<usize>, out: &mut [u8]) {
-        let k = self.k;
-        let groups = k / self.form.group_size;
-        let (mut scales, mut offsets) = (vec![0.0; groups], vec![0.0; groups]);
-        // Words, of which four quants make one: they move together.
-        let mut words = vec![0u32; rows.len() * k / 4];
-        let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        for (lane, row) in rows.clone().enumerate() {
-            let quants = &mut quants[lane * k..(lane + 1) * k];
-            let unpacked = UnpackedRow { quants, scales: &mut scales, offsets: &mut offsets };
-            source.quantization.unpack_row(source.row(row), unpacked);
-            for (at, block) in self.blocks().enumerate() {
-                let header = &mut out[block.start..][..block.header];
-                source.write_scales(self, (row, lane), (at, block), header, [&scales, &offsets]);
-            }
-        }
-        let mut ordered = [0u32; SUB_QUANTS / 4];
-        let bytes = SUB_QUANTS * self.form.bits / 8;
-        for (at, block) in self.blocks().enumerate() {
-            let out = &mut out[block.start + block.header..block.start + block.bytes];
-            for (sub, out) in out.chunks_exact_mut(bytes).enumerate() {
-                let first = (at * BLOCK + sub * SUB_BLOCK) / 4;
-                for (lane, row) in words.chunks_exact((k / 4).max(1)).enumerate() {
-                    for (to, word) in ordered.chunks_exact_mut(PANEL).zip(&row[first..first + SUB_BLOCK / 4]) {
-                        to[lane] = *word;
-                    }
-                }
-                split_planes(self.form.bits, bytemuck::cast_slice(&ordered), out);
-            }
-        }
     }
 
     /// Row-major weights of some rows, as `dtype`.
@@ -206,14 +179,14 @@ impl GroupPanels {
                         own = own.add(PANEL * size_of::<f16>());
                     }
                     for group in (0..lanes).step_by(PANEL) {
-                        for lane in 0..PANEL {
-                            *scales.add(group + lane) = scale[lane] * f32::from(*own.add(group + lane).cast::<i8>());
+                        for (lane, scale) in scale.iter().enumerate() {
+                            *scales.add(group + lane) = scale * f32::from(*own.add(group + lane).cast::<i8>());
                         }
                     }
                     let own = own.add(lanes);
                     for group in (0..offset_lanes).step_by(PANEL) {
-                        for lane in 0..PANEL {
-                            *offsets.add(group + lane) = -(min[lane] * f32::from(*own.add(group + lane)));
+                        for (lane, min) in min.iter().enumerate() {
+                            *offsets.add(group + lane) = -(min * f32::from(*own.add(group + lane)));
                         }
                     }
                 }
@@ -233,6 +206,54 @@ unsafe fn widen<S: Simd, T: Operand>(from: *const T, count: usize, to: *mut f32)
         // SAFETY: the caller's promise; a panel is a whole number of vectors wide.
         unsafe { S::store(to.add(lane), T::load::<S>(from.add(lane))) }
         lane += S::LANES;
+    }
+}
+
+/// One panel, to be packed. A kernel so that the loops are compiled for the instruction set.
+struct PackPanel<'a> {
+    panels: &'a GroupPanels,
+    source: &'a Source<'a>,
+    rows: std::ops::Range<usize>,
+    out: &'a mut [u8],
+}
+
+impl Kernel for PackPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let PackPanel { panels, source, rows, out } = self;
+        let k = panels.k;
+        let bits = panels.form.bits;
+        let groups = k / panels.form.group_size;
+        let (mut scales, mut offsets) = (vec![0.0; groups], vec![0.0; groups]);
+        // Words, of which four quants make one: they move together.
+        let mut words = vec![0u32; rows.len() * k / 4];
+        let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        for (lane, row) in rows.clone().enumerate() {
+            let quants = &mut quants[lane * k..(lane + 1) * k];
+            let unpacked = UnpackedRow { quants, scales: &mut scales, offsets: &mut offsets };
+            source.quantization.unpack_row(source.row(row), unpacked);
+            for (at, block) in panels.blocks().enumerate() {
+                let header = &mut out[block.start..][..block.header];
+                source.write_scales(panels, (row, lane), (at, block), header, [&scales, &offsets]);
+            }
+        }
+        let mut ordered = [0u32; SUB_QUANTS / 4];
+        let bytes = SUB_QUANTS * bits / 8;
+        for (at, block) in panels.blocks().enumerate() {
+            let out = &mut out[block.start + block.header..block.start + block.bytes];
+            for (sub, out) in out.chunks_exact_mut(bytes).enumerate() {
+                let first = (at * BLOCK + sub * SUB_BLOCK) / 4;
+                for lane in 0..rows.len() {
+                    let row = &words[lane * k / 4 + first..][..SUB_BLOCK / 4];
+                    for (word, from) in row.iter().enumerate() {
+                        ordered[word * PANEL + lane] = *from;
+                    }
+                }
+                split_planes(bits, bytemuck::cast_slice(&ordered), out);
+            }
+        }
     }
 }
 
@@ -377,18 +398,39 @@ fn planes(bits: usize) -> &'static [usize] {
 }
 
 /// A sub-block's quants, in order, to planes one after another.
+#[inline(always)]
 fn split_planes(bits: usize, quants: &[u8], out: &mut [u8]) {
-    let (mut shift, mut out) = (0, out);
-    for &width in planes(bits) {
-        let (plane, rest) = out.split_at_mut(SUB_QUANTS * width / 8);
-        let mask = ((1u16 << width) - 1) as u8;
-        plane.fill(0);
-        for (place, part) in quants.chunks_exact(plane.len()).enumerate() {
-            for (to, quant) in plane.iter_mut().zip(part) {
-                *to |= ((quant >> shift) & mask) << (place * width);
-            }
+    match bits {
+        2 => split_plane::<2, 0>(quants, out),
+        3 => {
+            split_plane::<2, 0>(quants, out);
+            split_plane::<1, 2>(quants, &mut out[SUB_QUANTS / 4..]);
         }
-        (shift, out) = (shift + width, rest);
+        4 => split_plane::<4, 0>(quants, out),
+        5 => {
+            split_plane::<4, 0>(quants, out);
+            split_plane::<1, 4>(quants, &mut out[SUB_QUANTS / 2..]);
+        }
+        6 => {
+            split_plane::<4, 0>(quants, out);
+            split_plane::<2, 4>(quants, &mut out[SUB_QUANTS / 2..]);
+        }
+        _ => out.copy_from_slice(quants),
+    }
+}
+
+/// The `WIDTH` bits from `SHIFT` on of each quant.
+#[inline(always)]
+fn split_plane<const WIDTH: usize, const SHIFT: usize>(quants: &[u8], out: &mut [u8]) {
+    let length = SUB_QUANTS * WIDTH / 8;
+    let mask = ((1u16 << WIDTH) - 1) as u8;
+    let (out, quants) = (&mut out[..length], &quants[..SUB_QUANTS]);
+    for (i, to) in out.iter_mut().enumerate() {
+        let mut byte = 0;
+        for place in 0..8 / WIDTH {
+            byte |= ((quants[place * length + i] >> SHIFT) & mask) << (place * WIDTH);
+        }
+        *to = byte;
     }
 }
 

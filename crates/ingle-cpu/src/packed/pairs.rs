@@ -6,7 +6,7 @@ use ingle_tensor::Result;
 
 use super::{PANEL, panels, transpose};
 use crate::kernels::{Context, Pieces, elements_mut};
-use crate::memory::{Buffer, Contents};
+use crate::memory::Buffer;
 
 /// Elements of a row with its last pair full.
 pub(crate) fn padded(k: usize) -> usize {
@@ -16,9 +16,7 @@ pub(crate) fn padded(k: usize) -> usize {
 /// Packs a row-major weight `[n, k]`.
 pub(crate) fn pack(cx: &Context, weight: &[bf16], [n, k]: [usize; 2]) -> Result<Buffer> {
     let words = padded(k) / 2;
-    let whole = n.is_multiple_of(PANEL) && k.is_multiple_of(2);
-    let contents = if whole { Contents::Anything } else { Contents::Zeros };
-    let mut buffer = cx.buffer::<u32>(panels(n) * PANEL * words, contents)?;
+    let mut buffer = cx.memory.take_lasting(panels(n) * PANEL * words * size_of::<u32>())?;
     let work = Pieces { size: (PANEL * words).max(1), cost: 1 };
     cx.pieces("pack", elements_mut::<u32>(&mut buffer), work, |panel, out| {
         let rows = &weight[panel * PANEL * k..((panel + 1) * PANEL).min(n) * k];

@@ -78,6 +78,7 @@ impl BlockFormat {
     }
 
     /// Weights in a block.
+    #[inline]
     pub fn block_len(self) -> usize {
         match self {
             BlockFormat::Q2K | BlockFormat::Q3K | BlockFormat::Q4K | BlockFormat::Q5K | BlockFormat::Q6K => SUPER,
@@ -86,6 +87,7 @@ impl BlockFormat {
     }
 
     /// Bytes of a block.
+    #[inline]
     pub fn block_bytes(self) -> usize {
         match self {
             BlockFormat::Q4_0 | BlockFormat::Iq4Nl => 18,
@@ -101,6 +103,7 @@ impl BlockFormat {
         }
     }
 
+    #[inline]
     pub(super) fn form(self) -> GroupForm {
         let form = |bits, group_size, zero, offsets| GroupForm { bits, group_size, zero, offsets, codebook: None };
         match self {
@@ -119,6 +122,7 @@ impl BlockFormat {
     }
 
     /// The scales of one block as a K format stores them; `None` for the plain formats, or if bytes are missing.
+    #[inline]
     pub fn super_scales(self, block: &[u8]) -> Option<SuperScales> {
         if block.len() < self.block_bytes() {
             return None;
@@ -148,6 +152,7 @@ impl BlockFormat {
         Some(SuperScales { scale, min, scales, mins })
     }
 
+    #[inline]
     pub(super) fn unpack_row(self, packed: &[u8], row: UnpackedRow<'_>) {
         let UnpackedRow { quants, scales, offsets } = row;
         let groups = self.block_len() / self.form().group_size;
@@ -207,11 +212,13 @@ impl BlockFormat {
     }
 }
 
+#[inline]
 fn float(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
 /// Sixteen bytes: their low halves, then their high ones.
+#[inline]
 fn nibbles(bytes: &[u8], quants: &mut [u8]) {
     let (low, high) = quants.split_at_mut(16);
     for ((low, high), byte) in low.iter_mut().zip(high).zip(&bytes[..16]) {
@@ -220,6 +227,7 @@ fn nibbles(bytes: &[u8], quants: &mut [u8]) {
 }
 
 /// 32 bytes for each 64 weights: their low halves, then their high ones.
+#[inline]
 fn nibble_pairs(bytes: &[u8], quants: &mut [u8]) {
     for (quants, bytes) in quants.chunks_exact_mut(64).zip(bytes.chunks_exact(32)) {
         let (low, high) = quants.split_at_mut(32);
@@ -230,6 +238,7 @@ fn nibble_pairs(bytes: &[u8], quants: &mut [u8]) {
 }
 
 /// The fifth bit of each of 32 weights.
+#[inline]
 fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
     let word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for (i, quant) in quants.iter_mut().enumerate() {
@@ -238,6 +247,7 @@ fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
 }
 
 /// 32 bytes for each 128 weights: the lowest pair of bits of all of them, then the next.
+#[inline]
 fn two_bits(bytes: &[u8], quants: &mut [u8]) {
     for (quants, bytes) in quants.chunks_exact_mut(128).zip(bytes.chunks_exact(32)) {
         for (pair, quants) in quants.chunks_exact_mut(32).enumerate() {
@@ -249,6 +259,7 @@ fn two_bits(bytes: &[u8], quants: &mut [u8]) {
 }
 
 /// 32 bytes: the lowest bit of all of them belongs to the first 32 weights, as bit `place` of each; and so on.
+#[inline]
 fn high_bits(bytes: &[u8], place: usize, quants: &mut [u8]) {
     for (bit, quants) in quants.chunks_exact_mut(32).enumerate() {
         for (quant, byte) in quants.iter_mut().zip(bytes) {
@@ -280,6 +291,7 @@ fn six_bit_scales(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16]) {
 }
 
 /// Q6_K: the low four bits in pairs of quarters, and the high two.
+#[inline]
 fn six_bits(block: &[u8], quants: &mut [u8]) {
     for (half, quants) in quants.chunks_exact_mut(128).enumerate() {
         let (low, high) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);

@@ -110,6 +110,14 @@ impl Pairs<'_> {
     }
 }
 
+/// The same bits, as the dot product has its operands.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16_pairs(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits, of which all are valid.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
 /// A strip of a panel and the rows of `x` that meet it.
 struct Part {
     weight: *const u8,
@@ -148,7 +156,7 @@ impl Part {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let x = _mm512_set1_epi32(self.x.add(r * self.x_stride + pair).read_unaligned());
                     for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = _mm512_dpbf16_ps(*sum, std::mem::transmute(x), std::mem::transmute(weight));
+                        *sum = _mm512_dpbf16_ps(*sum, bf16_pairs(x), bf16_pairs(weight));
                     }
                 }
             }

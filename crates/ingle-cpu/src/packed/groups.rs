@@ -434,28 +434,28 @@ fn split_plane<const WIDTH: usize, const SHIFT: usize>(quants: &[u8], out: &mut 
     }
 }
 
-/// [`split_planes`] undone. Asks for memory `near` bytes after what it reads, unless that is 0.
+/// [`split_planes`] undone.
 ///
 /// # Safety
 /// Below `dispatch`; `packed` holds the planes of a sub-block, and `quants` all its quants.
 #[inline(always)]
-pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, near: usize, packed: *const u8, quants: *mut u8) {
+pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, packed: *const u8, quants: *mut u8) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
         match bits {
-            2 => join_plane::<S, 2, 0>(near, packed, quants),
+            2 => join_plane::<S, 2, 0>(packed, quants),
             3 => {
-                join_plane::<S, 2, 0>(near, packed, quants);
-                join_plane::<S, 1, 2>(near, packed.add(SUB_QUANTS / 4), quants);
+                join_plane::<S, 2, 0>(packed, quants);
+                join_plane::<S, 1, 2>(packed.add(SUB_QUANTS / 4), quants);
             }
-            4 => join_plane::<S, 4, 0>(near, packed, quants),
+            4 => join_plane::<S, 4, 0>(packed, quants),
             5 => {
-                join_plane::<S, 4, 0>(near, packed, quants);
-                join_plane::<S, 1, 4>(near, packed.add(SUB_QUANTS / 2), quants);
+                join_plane::<S, 4, 0>(packed, quants);
+                join_plane::<S, 1, 4>(packed.add(SUB_QUANTS / 2), quants);
             }
             6 => {
-                join_plane::<S, 4, 0>(near, packed, quants);
-                join_plane::<S, 2, 4>(near, packed.add(SUB_QUANTS / 2), quants);
+                join_plane::<S, 4, 0>(packed, quants);
+                join_plane::<S, 2, 4>(packed.add(SUB_QUANTS / 2), quants);
             }
             _ => quants.copy_from_nonoverlapping(packed, SUB_QUANTS),
         }
@@ -467,12 +467,9 @@ pub(crate) unsafe fn join_planes<S: Simd>(bits: usize, near: usize, packed: *con
 /// # Safety
 /// As of [`join_planes`].
 #[inline(always)]
-unsafe fn join_plane<S: Simd, const WIDTH: usize, const SHIFT: usize>(near: usize, packed: *const u8, quants: *mut u8) {
+unsafe fn join_plane<S: Simd, const WIDTH: usize, const SHIFT: usize>(packed: *const u8, quants: *mut u8) {
     let length = SUB_QUANTS * WIDTH / 8;
     for line in (0..length).step_by(64) {
-        if near > 0 {
-            S::prefetch(packed.wrapping_add(near + line));
-        }
         // SAFETY: the caller's promise, passed on.
         unsafe { S::spread::<WIDTH, SHIFT>(packed.add(line), quants.add(line), length) }
     }
@@ -510,7 +507,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self) {
             // SAFETY: both hold a sub-block.
-            unsafe { join_planes::<S>(self.bits, 0, self.packed.as_ptr(), self.quants.as_mut_ptr()) }
+            unsafe { join_planes::<S>(self.bits, self.packed.as_ptr(), self.quants.as_mut_ptr()) }
         }
     }
 

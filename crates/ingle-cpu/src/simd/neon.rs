@@ -125,40 +125,56 @@ impl Simd for Neon {
     }
 }
 
-impl Quads for Neon {
-    type Floats = Neon;
-    type Sums = int32x4x2_t;
-    const SHIFT: i32 = 128;
+/// What both kinds of dot product share.
+macro_rules! quads {
+    ($quad:ident) => {
+        type Floats = Neon;
+        type Sums = int32x4x2_t;
+        type Weights = uint8x16x2_t;
+        const SHIFT: i32 = 128;
 
-    vouched! {
-        unsafe fn splat(value: i32) -> int32x4x2_t {
-            int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
+        vouched! {
+            unsafe fn splat(value: i32) -> int32x4x2_t {
+                int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
+            }
+
+            unsafe fn load(from: *const u8) -> uint8x16x2_t {
+                uint8x16x2_t(vld1q_u8(from), vld1q_u8(from.add(16)))
+            }
+
+            unsafe fn dot(sums: int32x4x2_t, weights: uint8x16x2_t, x: i32) -> int32x4x2_t {
+                let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
+                int32x4x2_t($quad(sums.0, signed(weights.0), x), $quad(sums.1, signed(weights.1), x))
+            }
+
+            unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
+                float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
+            }
         }
 
-        unsafe fn dot(sums: int32x4x2_t, weights: *const u8, x: i32) -> int32x4x2_t {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
-            int32x4x2_t(quad(sums.0, weights, x), quad(sums.1, weights.add(16), x))
+        #[inline(always)]
+        unsafe fn bits<const WIDTH: usize>(weights: uint8x16x2_t, place: usize) -> uint8x16x2_t {
+            // SAFETY: the instruction set is there.
+            unsafe {
+                let mask = vdupq_n_u8(((1u16 << WIDTH) - 1) as u8);
+                let right = vdupq_n_s8(-((place * WIDTH) as i8));
+                uint8x16x2_t(vandq_u8(vshlq_u8(weights.0, right), mask), vandq_u8(vshlq_u8(weights.1, right), mask))
+            }
         }
 
-        unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
+        #[inline(always)]
+        unsafe fn add_shifted<const PLACES: u32>(sums: int32x4x2_t, more: int32x4x2_t) -> int32x4x2_t {
+            // SAFETY: the instruction set is there.
+            unsafe {
+                let left = vdupq_n_s32(PLACES as i32);
+                int32x4x2_t(vaddq_s32(sums.0, vshlq_s32(more.0, left)), vaddq_s32(sums.1, vshlq_s32(more.1, left)))
+            }
         }
-    }
+    };
 }
 
-vouched! {
-    /// Sixteen bytes as signed numbers: 128 less.
-    unsafe fn signed(weights: *const u8) -> int8x16_t {
-        vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights), vdupq_n_u8(128)))
-    }
-
-    unsafe fn quad(sums: int32x4_t, weights: *const u8, x: int8x16_t) -> int32x4_t {
-        let weights = signed(weights);
-        let low = vmull_s8(vget_low_s8(weights), vget_low_s8(x));
-        let high = vmull_high_s8(weights, x);
-        // Neighbours, then neighbours of those: four products to a lane.
-        vaddq_s32(sums, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
-    }
+impl Quads for Neon {
+    quads!(quad);
 }
 
 /// NEON with the 8-bit dot product.
@@ -166,23 +182,20 @@ vouched! {
 pub(crate) struct NeonDotprod;
 
 impl Quads for NeonDotprod {
-    type Floats = Neon;
-    type Sums = int32x4x2_t;
-    const SHIFT: i32 = 128;
+    quads!(sdot);
+}
 
-    vouched! {
-        unsafe fn splat(value: i32) -> int32x4x2_t {
-            int32x4x2_t(vdupq_n_s32(value), vdupq_n_s32(value))
-        }
+vouched! {
+    /// Sixteen bytes as signed numbers: 128 less.
+    unsafe fn signed(weights: uint8x16_t) -> int8x16_t {
+        vreinterpretq_s8_u8(veorq_u8(weights, vdupq_n_u8(128)))
+    }
 
-        unsafe fn dot(sums: int32x4x2_t, weights: *const u8, x: i32) -> int32x4x2_t {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
-            int32x4x2_t(sdot(sums.0, signed(weights), x), sdot(sums.1, signed(weights.add(16)), x))
-        }
-
-        unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
-            float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
-        }
+    unsafe fn quad(sums: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
+        let low = vmull_s8(vget_low_s8(weights), vget_low_s8(x));
+        let high = vmull_high_s8(weights, x);
+        // Neighbours, then neighbours of those: four products to a lane.
+        vaddq_s32(sums, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
     }
 }
 

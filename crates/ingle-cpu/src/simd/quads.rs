@@ -23,8 +23,16 @@ pub(crate) trait Quads: Copy + 'static {
     /// What is taken from every weight before it is multiplied.
     const SHIFT: i32;
 
+    /// Four weights for each lane.
+    type Weights: Copy;
+
     unsafe fn splat(value: i32) -> Self::Sums;
+    unsafe fn load(from: *const u8) -> Self::Weights;
+    /// Of each byte the `WIDTH` bits from bit `place · WIDTH` on.
+    unsafe fn bits<const WIDTH: usize>(weights: Self::Weights, place: usize) -> Self::Weights;
     /// To each lane the products of its four weights, less [`Quads::SHIFT`] each, with the four bytes of `x`.
-    unsafe fn dot(sums: Self::Sums, weights: *const u8, x: i32) -> Self::Sums;
+    unsafe fn dot(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums;
+    /// `sums + more · 2^PLACES`.
+    unsafe fn add_shifted<const PLACES: u32>(sums: Self::Sums, more: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> <Self::Floats as Simd>::Vector;
 }

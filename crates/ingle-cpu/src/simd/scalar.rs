@@ -28,6 +28,7 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
 impl Quads for Scalar {
     type Floats = Scalar;
     type Sums = [i32; LANES];
+    type Weights = [u8; 4 * LANES];
     const SHIFT: i32 = 0;
 
     #[inline(always)]
@@ -36,14 +37,29 @@ impl Quads for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn dot(sums: Self::Sums, weights: *const u8, x: i32) -> Self::Sums {
-        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
+    unsafe fn load(from: *const u8) -> Self::Weights {
         // SAFETY: the caller vouches for four weights in each lane.
-        let quad = |lane: usize| -> [i32; 4] { std::array::from_fn(|i| unsafe { *weights.add(4 * lane + i) }.into()) };
+        unsafe { from.cast::<Self::Weights>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn bits<const WIDTH: usize>(weights: Self::Weights, place: usize) -> Self::Weights {
+        let mask = ((1u16 << WIDTH) - 1) as u8;
+        weights.map(|weight| (weight >> (place * WIDTH)) & mask)
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums {
+        let x = x.to_le_bytes().map(|x| i32::from(x as i8));
         std::array::from_fn(|lane| {
-            let weights = quad(lane);
-            sums[lane] + weights[0] * x[0] + weights[1] * x[1] + weights[2] * x[2] + weights[3] * x[3]
+            let products = x.iter().enumerate().map(|(i, x)| x * i32::from(weights[4 * lane + i]));
+            sums[lane] + products.sum::<i32>()
         })
+    }
+
+    #[inline(always)]
+    unsafe fn add_shifted<const PLACES: u32>(sums: Self::Sums, more: Self::Sums) -> Self::Sums {
+        std::array::from_fn(|lane| sums[lane] + (more[lane] << PLACES))
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@
 //! Each group of `x` that meets one scale of a row is rounded to integers from −127 to 127 against its own largest
 //! magnitude. Integer sums are exact, so that only the sum over the groups has an order, which is theirs.
 
+mod planes;
+
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
@@ -13,7 +15,7 @@ use super::{PanelKernel, tiles};
 use crate::kernels::{Context, Pointer, elements_mut};
 use crate::memory::{Buffer, Contents};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
+use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, Kernel, QuadKernel, Quads, Simd};
 
 /// Groups in a block, at most.
@@ -182,11 +184,11 @@ impl Panel<'_> {
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
             strip.read_scales::<Q::Floats>(panels, block, packed);
-            // One row takes no longer than the memory does: it unpacks each group when it comes to it, so that
-            // reading and computing take turns quickly enough to overlap.
-            let alone = rows.len() == 1;
-            if bits < 8 && !alone {
-                strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..], 0);
+            // One row would wait for the unpacked quants longer than for the memory: it takes the planes as they are.
+            let alone = rows.len() == 1 && bits < 8;
+            let codebook = panels.form.codebook.is_some();
+            if bits < 8 && (!alone || codebook) {
+                strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..]);
             }
             let first = at * BLOCK / group_size;
             let passes = rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES);
@@ -205,7 +207,7 @@ impl Panel<'_> {
                 };
                 // Whole bytes need no unpacking.
                 match tile.len() {
-                    1 if bits < 8 && alone => part.columns::<Q, Unpacking, OFFSETS, 1, 4>(),
+                    1 if alone && !codebook => part.planes::<Q, OFFSETS>(bits),
                     1 if bits < 8 => part.columns::<Q, Unpacked, OFFSETS, 1, 4>(),
                     1 => part.columns::<Q, Bytes, OFFSETS, 1, 4>(),
                     rows if bits < 8 => part.tile::<Q, Unpacked, OFFSETS>(rows),
@@ -231,9 +233,6 @@ struct Bytes;
 /// The whole block was unpacked before.
 struct Unpacked;
 
-/// Each group is unpacked when it is needed.
-struct Unpacking;
-
 impl Quants for Bytes {
     const IN_PLACE: bool = true;
 
@@ -247,20 +246,6 @@ impl Quants for Unpacked {
     #[inline(always)]
     fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
-    }
-}
-
-impl Quants for Unpacking {
-    #[inline(always)]
-    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
-        let panels = &part.product.panels;
-        let first = group * panels.form.group_size;
-        // Two small groups share a sub-block.
-        if first.is_multiple_of(SUB_BLOCK) {
-            let columns = first..first + panels.form.group_size.max(SUB_BLOCK);
-            part.strip.unpack::<S>(panels, columns, part.packed, NEAR);
-        }
-        Unpacked::of::<S>(part, group)
     }
 }
 
@@ -278,10 +263,9 @@ impl Strip {
         }
     }
 
-    /// Unpacks the quants of some columns of a block, whole sub-blocks, from all of the block's. Asks for memory
-    /// `near` bytes after what it reads, unless that is 0.
+    /// Unpacks the quants of some columns of a block, whole sub-blocks, from all of the block's.
     #[inline(always)]
-    fn unpack<S: Simd>(&mut self, panels: &GroupPanels, columns: Range<usize>, packed: &[u8], near: usize) {
+    fn unpack<S: Simd>(&mut self, panels: &GroupPanels, columns: Range<usize>, packed: &[u8]) {
         let GroupForm { bits, codebook, .. } = panels.form;
         let quants = &mut self.quants[columns.start * PANEL..columns.end * PANEL];
         let packed = &packed[columns.start * PANEL * bits / 8..columns.end * PANEL * bits / 8];
@@ -289,7 +273,7 @@ impl Strip {
         unsafe {
             for sub in 0..quants.len() / SUB_QUANTS {
                 let packed = packed.as_ptr().add(sub * SUB_QUANTS * bits / 8);
-                join_planes::<S>(bits, near, packed, quants.as_mut_ptr().add(sub * SUB_QUANTS));
+                join_planes::<S>(bits, packed, quants.as_mut_ptr().add(sub * SUB_QUANTS));
             }
             if let Some(codebook) = codebook {
                 S::look_up(codebook, quants);
@@ -434,7 +418,7 @@ impl Part<'_> {
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
                         for (c, dot) in dots.iter_mut().enumerate() {
-                            *dot = Q::dot(*dot, weights.add(4 * c * Q::Floats::LANES), x);
+                            *dot = Q::dot(*dot, Q::load(weights.add(4 * c * Q::Floats::LANES)), x);
                         }
                     }
                     weights = weights.add(STEP);

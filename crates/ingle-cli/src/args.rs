@@ -17,9 +17,9 @@ const STYLES: Styles = Styles::styled()
 
 /// Run, serve, fine-tune and train language models on the machine you own.
 ///
-/// A model is a directory as the Hugging Face hub has them: config.json,
-/// tokenizer.json, *.safetensors. The model `demo` is built in, so every command
-/// works at once:
+/// A model is a directory as the Hugging Face hub has them (config.json,
+/// tokenizer.json, *.safetensors) or a .gguf file. The model `demo` is built in,
+/// so every command works at once:
 ///
 ///   ingle generate --prompt "ROMEO:"
 ///   ingle pull Qwen/Qwen3-0.6B
@@ -35,7 +35,7 @@ pub struct Cli {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A model directory, the name of a pulled model (owner/name), or `demo`
+    /// A model directory, a .gguf file, the name of a pulled model (owner/name), or `demo`
     #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
     pub model: String,
 

@@ -11,6 +11,7 @@ mod info;
 mod logits;
 mod models;
 mod pull;
+mod quantize;
 mod tokenize;
 
 use clap::Subcommand;
@@ -29,6 +30,7 @@ pub enum Command {
     Info(info::Args),
     Models(models::Args),
     Pull(pull::Args),
+    Quantize(quantize::Args),
     Bench(bench::Args),
     Devices(devices::Args),
 }
@@ -45,6 +47,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Info(args) => args.run(),
         Command::Models(args) => args.run(),
         Command::Pull(args) => args.run(),
+        Command::Quantize(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Devices(args) => args.run(),
     }

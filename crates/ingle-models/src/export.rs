@@ -49,6 +49,11 @@ impl Export {
         self.source.summary.vocab_size
     }
 
+    /// How many weights there are.
+    pub fn parameters(&self) -> usize {
+        self.source.summary.parameters
+    }
+
     /// Bytes that the weights take now.
     pub fn bytes(&self) -> usize {
         self.source.summary.weight_bytes
@@ -100,5 +105,12 @@ impl ExportedTensor {
     /// The shape of the tensor, as it is and will be.
     pub fn shape(&self) -> &Shape {
         self.original.shape()
+    }
+
+    /// Bytes that it will take.
+    pub fn written_bytes(&self) -> usize {
+        let columns = self.shape().last().copied().unwrap_or(1);
+        let rows = self.shape().elements().checked_div(columns).unwrap_or(0);
+        rows * self.conversion.form.row_bytes(columns, self.original.dtype())
     }
 }

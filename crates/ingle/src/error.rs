@@ -59,6 +59,17 @@ pub enum Error {
         /// The system's words.
         message: String,
     },
+    /// A file or directory could not be written.
+    #[error("{}: {message}", path.display())]
+    Output {
+        /// What was to be written.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
+    /// The work was ended from elsewhere.
+    #[error("interrupted")]
+    Cancelled,
     /// Nothing to classify among.
     #[error("labels: expected {expected}, found {found}")]
     Labels {

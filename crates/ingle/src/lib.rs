@@ -3,7 +3,7 @@
 //!
 //! This crate is the public face. A [`Backend`] loads a model and gives a [`TextModel`]; users choose one by
 //! name, or leave it to [`load`] to take the best that can run here. A model is a directory as the Hugging
-//! Face hub has them, the name of one that [`hub::pull`] has fetched, or `demo`, which is built in.
+//! Face hub has them, a GGUF file, the name of one that [`hub::pull`] has fetched, or `demo`, which is built in.
 //!
 //! ```
 //! use ingle::{GenerateOptions, LoadOptions};
@@ -19,6 +19,8 @@
 //! [`TextModel::chat`] answers a conversation, [`TextModel::batch_generate`] continues many prompts together,
 //! [`TextModel::classify`] chooses among labels in one pass. All of them are callers of one engine
 //! (`ingle-engine`), so they may run at once on one model, from many threads.
+//!
+//! [`quantize`] makes a model smaller: into MLX's quantised format, or into GGUF.
 
 mod backend;
 mod cancel;
@@ -31,6 +33,7 @@ pub mod hub;
 mod info;
 mod model;
 mod options;
+mod quantize;
 mod stream;
 mod window;
 
@@ -42,14 +45,15 @@ pub use error::{Error, Result};
 pub use info::{Metrics, ModelInfo};
 pub use ingle_engine::text::{Message, Special, Tokenizer};
 pub use ingle_engine::{FinishReason, Logprobs, Sampling, Token, Usage};
-pub use ingle_models::Summary;
+pub use ingle_models::{GgufType, Summary};
 pub use ingle_nn::{LoadProgress, ModelFiles};
 pub use ingle_tensor::{DType, Memory};
 pub use model::TextModel;
 pub use options::{EndTokens, GenerateOptions, LoadOptions, Prompt};
+pub use quantize::{QuantizeFormat, Quantized, quantize};
 pub use stream::{Completion, Completions, Finish, TokenSource, TokenStream, Update};
 
-/// Loads a model: a directory, the name of a pulled model, or [`DEMO`].
+/// Loads a model: a directory, a GGUF file, the name of a pulled model, or [`DEMO`].
 ///
 /// # Errors
 /// A model that is not there, files that are missing or malformed, an architecture that is not known, options

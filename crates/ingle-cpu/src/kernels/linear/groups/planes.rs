@@ -14,8 +14,8 @@ use crate::simd::{Quads, Simd};
 /// Registers across that are computed at a time.
 const WIDTH: usize = 4;
 
-/// The sums of two neighbouring groups; larger groups use the first.
-type Sums<Q> = [[<Q as Quads>::Sums; WIDTH]; 2];
+/// For each register the sums of two neighbouring groups; larger groups use the first.
+type Sums<Q> = [[<Q as Quads>::Sums; 2]; WIDTH];
 
 impl Part<'_> {
     /// Adds the products of one row.
@@ -67,11 +67,9 @@ impl Part<'_> {
             let together = if group_size < SUB_BLOCK { 2 } else { 1 };
             let mut group = 0;
             while group < self.groups.len() {
-                let mut low: Sums<Q> = [[Q::splat(0); WIDTH]; 2];
-                for (g, low) in low.iter_mut().enumerate().take(together) {
-                    *low = [Q::splat((*sums.add(group + g)).wrapping_mul(shift)); WIDTH];
-                }
-                let mut high: Sums<Q> = [[Q::splat(0); WIDTH]; 2];
+                let start = |g: usize| Q::splat((*sums.add(group + g)).wrapping_mul(shift));
+                let mut low: Sums<Q> = [[start(0), start(together - 1)]; WIDTH];
+                let mut high: Sums<Q> = [[Q::splat(0); 2]; WIDTH];
                 for _ in 0..(together * group_size) / SUB_BLOCK {
                     if together == 2 {
                         low = plane::<Q, LOW, 2>(low, packed, x);
@@ -87,11 +85,11 @@ impl Part<'_> {
                     let x_scale = *scales.add(group + g);
                     for c in 0..WIDTH {
                         let place = (group + g) * crate::packed::PANEL + column + c * Q::Floats::LANES;
-                        let mut dot = low[g][c];
+                        let mut dot = low[c][g];
                         if HIGH > 0 {
                             dot = match LOW {
-                                2 => Q::add_shifted::<2>(dot, high[g][c]),
-                                _ => Q::add_shifted::<4>(dot, high[g][c]),
+                                2 => Q::add_shifted::<2>(dot, high[c][g]),
+                                _ => Q::add_shifted::<4>(dot, high[c][g]),
                             };
                         }
                         let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
@@ -129,14 +127,14 @@ unsafe fn plane<Q: Quads, const BITS: usize, const PARTS: usize>(
     // SAFETY: the caller's promise, passed on.
     unsafe {
         for line in 0..BITS {
-            for c in 0..WIDTH {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 let from = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
                 Q::Floats::prefetch(from.wrapping_add(NEAR));
                 let weights = Q::load(from);
                 for place in 0..places {
                     let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();
                     let part = place * PARTS / places;
-                    sums[part][c] = Q::dot(sums[part][c], Q::bits::<BITS>(weights, place), x);
+                    sums[part] = Q::dot(sums[part], Q::bits::<BITS>(weights, place), x);
                 }
             }
         }

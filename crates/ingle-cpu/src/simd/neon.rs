@@ -14,7 +14,7 @@ pub(crate) fn with_neon<K: Kernel>(kernel: K) -> K::Output {
 
 #[target_feature(enable = "neon")]
 pub(crate) fn with_neon_quads<K: QuadKernel>(kernel: K) -> K::Output {
-    kernel.run::<Neon>()
+    kernel.run::<NeonProducts>()
 }
 
 #[target_feature(enable = "neon,dotprod")]
@@ -173,7 +173,11 @@ macro_rules! quads {
     };
 }
 
-impl Quads for Neon {
+/// NEON without the 8-bit dot product: products, then their sums.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonProducts;
+
+impl Quads for NeonProducts {
     quads!(quad);
 }
 

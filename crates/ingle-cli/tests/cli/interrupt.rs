@@ -50,3 +50,16 @@ fn an_interrupted_batch_keeps_what_it_did_and_the_old_file_ugly() {
     let kept = std::fs::read_to_string(&part).unwrap();
     assert!(kept.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
 }
+
+#[test]
+fn an_interrupted_benchmark_ends_at_once_ugly() {
+    for test in [["-g", "100000000"], ["-g0", "--classify=1000000x16"]] {
+        let mut child = start(&[&["bench", "-p", "0", "-r", "1"][..], &test[..]].concat());
+        let mut first = [0; 16];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "error: interrupted\n");
+    }
+}

@@ -9,12 +9,8 @@ const WORDS: [&str; 16] = [
     "the", "fire", "burns", "low", "at", "home", "and", "we", "read", "by", "its", "light", "until", "it", "is", "late",
 ];
 
-/// `count` texts of `tokens` tokens each, that differ from the first word on.
-pub fn make(model: &dyn TextModel, count: usize, tokens: usize) -> Result<Vec<String>, Failure> {
-    (0..count).map(|index| one(model, index, tokens)).collect()
-}
-
-fn one(model: &dyn TextModel, index: usize, tokens: usize) -> Result<String, Failure> {
+/// A text of `tokens` tokens that differs from those of other indices from the first word on.
+pub fn make(model: &dyn TextModel, index: usize, tokens: usize) -> Result<String, Failure> {
     let length = |text: &str| -> Result<usize, Failure> { Ok(model.tokenize(text, Special::Add)?.len()) };
     let mut text = String::new();
     // A word may be several tokens: the last ones are put letter by letter.

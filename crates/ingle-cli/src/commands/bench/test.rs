@@ -105,7 +105,7 @@ impl<'a> Runner<'a> {
     pub fn run(&self, test: Test, repetitions: usize) -> Result<Vec<Sample>, Failure> {
         self.model.clear_cache()?;
         let texts = match test {
-            Test::Classify { sentences, tokens } => sentences::make(self.model, sentences, tokens)?,
+            Test::Classify { sentences, tokens } => self.sentences(sentences, tokens)?,
             Test::Prompt { .. } | Test::Generate { .. } => Vec::new(),
         };
         let sample = |_| match test {
@@ -148,6 +148,14 @@ impl<'a> Runner<'a> {
             self.go_on()?;
         }
         Ok(Sample { rate: per_second(texts.len(), begin.elapsed()), step_bytes: None })
+    }
+
+    fn sentences(&self, count: usize, tokens: usize) -> Result<Vec<String>, Failure> {
+        let make = |index| {
+            self.go_on()?;
+            sentences::make(self.model, index, tokens)
+        };
+        (0..count).map(make).collect()
     }
 
     /// Starts answers to prompts that share no prefix.

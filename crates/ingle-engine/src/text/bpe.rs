@@ -11,7 +11,7 @@ mod model;
 mod symbols;
 mod vocabulary;
 
-pub(super) use merges::{Merge, Merges};
+pub(super) use merges::{Merges, Pair};
 pub(super) use model::Bpe;
-pub(super) use symbols::{Joined, Symbol, merge};
+pub(super) use symbols::{Symbol, characters, merge};
 pub(super) use vocabulary::{Span, Vocabulary};

@@ -13,7 +13,7 @@ mod pre_tokenizer;
 mod sentencepiece;
 mod specials;
 
-use ingle_nn::gguf::{Array, Gguf, Metadata, Texts};
+use ingle_nn::gguf::{Array, Gguf, Metadata};
 
 use self::byte_level::ByteLevel;
 use self::codec::{Algorithm, GgufCodec, LeadingSpace};
@@ -43,8 +43,10 @@ pub(super) fn read(gguf: &Gguf) -> Result<(Box<dyn Codec>, Surroundings)> {
         "gpt2" => {
             let pre_tokenizer = PreTokenizer::read(metadata).map_err(refused)?;
             let defaults = Defaults { add_bos: pre_tokenizer.adds_bos, ..Defaults::BYTE_LEVEL };
-            let merges = metadata.read::<Texts<'_>>(MERGES)?;
-            (Algorithm::ByteLevel(Box::new(ByteLevel::new(&vocabulary, merges, pre_tokenizer))), defaults)
+            let model = ByteLevel::new(metadata.read(MERGES)?, pre_tokenizer);
+            let model =
+                model.ok_or_else(|| metadata.unexpected(MERGES, "an array of texts, less than 4 GiB of them"))?;
+            (Algorithm::ByteLevel(model), defaults)
         }
         "llama" => {
             let scores = match metadata.find::<Vec<f32>>(SCORES)? {

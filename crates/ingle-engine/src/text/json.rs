@@ -200,17 +200,50 @@ fn guard<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// What is found out by trying must not be what always fails.
-    #[test]
-    fn common_tokenisers_are_read_into_flat_tables_good() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers");
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path().join("tokenizer.json");
-            if let Ok(json) = std::fs::read(&path) {
-                let read = read_as::<Bpe>(&json, &SpecialTokens::default());
-                assert!(read.is_ok(), "{}: {}", path.display(), read.err().unwrap());
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tokenizers");
+    const NAMES: [&str; 5] =
+        ["byte-level", "byte-level-qwen", "byte-level-gpt2-prefix-space", "sentencepiece-gemma", "sentencepiece-llama"];
+
+    fn fixture(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{FOLDER}/{name}/tokenizer.json")).unwrap()
+    }
+
+    fn codec<M>(json: &[u8]) -> Box<dyn Codec>
+    where
+        M: Model + DeserializeOwned + Send + Sync + 'static,
+    {
+        read_as::<M>(json, &SpecialTokens::default()).unwrap().0
+    }
+
+    static BOTH: LazyLock<Vec<[Box<dyn Codec>; 2]>> = LazyLock::new(|| {
+        let both = |json: Vec<u8>| [codec::<Bpe>(&json), codec::<ModelWrapper>(&json)];
+        let without_bytes = String::from_utf8(fixture("sentencepiece-llama")).unwrap();
+        let changed = |from: &str, to: &str| {
+            assert!(without_bytes.contains(from));
+            without_bytes.replace(from, to)
+        };
+        let no_fallback = changed("\"byte_fallback\": true", "\"byte_fallback\": false");
+        let apart = no_fallback.replace("\"fuse_unk\": true", "\"fuse_unk\": false");
+        let left_out = no_fallback.replace("\"unk_token\": \"<unk>\"", "\"unk_token\": null");
+        assert!(apart != no_fallback && left_out != no_fallback);
+        NAMES.map(fixture).into_iter().chain([no_fallback, apart, left_out].map(String::into_bytes)).map(both).collect()
+    });
+
+    proptest! {
+        #[test]
+        fn flat_tables_give_the_ids_of_the_library_good(
+            kind in 0..8usize,
+            text in prop_oneof!["\\PC{0,40}", "[ a-eхо🔥▁\n']{0,40}", "(the |fire|house ?|🔥|é|\\s|<s>){0,12}"],
+        ) {
+            let [flat, library] = &BOTH[kind];
+            for content in [SpecialContent::Token, SpecialContent::Text] {
+                prop_assert_eq!(flat.encode(&text, content).unwrap(), library.encode(&text, content).unwrap());
             }
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Reading little-endian numbers and texts, never past the end.
 
+use std::ops::Range;
+
 use ingle_tensor::Bytes;
 
 /// What a file holds wrong, in one line; the reader of the file adds where.
@@ -47,10 +49,17 @@ impl<'a> Cursor<'a> {
 
     /// A text after its length.
     pub fn text(&mut self) -> Result<&'a str, Refusal> {
+        let range = self.text_range()?;
+        let start = range.start;
+        std::str::from_utf8(&self.content[range]).map_err(|error| format!("byte {start}: expected UTF-8: {error}"))
+    }
+
+    /// Where a text stands after its length.
+    pub fn text_range(&mut self) -> Result<Range<usize>, Refusal> {
         let length = self.u64()?;
         let Ok(length) = usize::try_from(length) else { return Err(self.short(length)) };
-        let start = self.at;
-        std::str::from_utf8(self.take(length)?).map_err(|error| format!("byte {start}: expected UTF-8: {error}"))
+        self.take(length)?;
+        Ok(self.at - length..self.at)
     }
 
     /// What was read since `start`.

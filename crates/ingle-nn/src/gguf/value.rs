@@ -277,9 +277,8 @@ impl<'a> Texts<'a> {
     /// Where in [`Array::content`] each text stands.
     pub fn ranges(mut self) -> impl Iterator<Item = Range<usize>> + use<'a> {
         std::iter::from_fn(move || {
-            let len = self.next()?.len();
-            let end = self.cursor.at();
-            Some(end - len..end)
+            self.left = self.left.checked_sub(1)?;
+            self.cursor.text_range().ok()
         })
     }
 }

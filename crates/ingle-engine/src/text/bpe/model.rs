@@ -9,7 +9,7 @@ use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::{Model, Token};
 
-use super::{Merges, Symbol, Vocabulary, merge};
+use super::{Merges, Symbol, Vocabulary, characters, merge};
 
 /// Byte-pair encoding as `tokenizer.json` describes it.
 pub(in crate::text) struct Bpe {
@@ -24,55 +24,71 @@ pub(in crate::text) struct Bpe {
     pub(super) ignore_merges: bool,
 }
 
-/// Characters that the vocabulary lacks, before they are a token.
+/// A word in tokens that are not merged yet: their texts one after another.
 #[derive(Default)]
-struct Unknown {
-    start: usize,
-    len: usize,
+struct Spelled {
+    text: String,
+    symbols: Vec<Symbol>,
+}
+
+impl Spelled {
+    fn push(&mut self, token: &str) {
+        self.symbols.push(Symbol { start: self.text.len(), len: token.len() });
+        self.text.push_str(token);
+    }
+}
+
+/// Whether characters that the vocabulary lacks wait to become an unknown token.
+#[derive(Clone, Copy, PartialEq)]
+enum Unknown {
+    None,
+    Waiting,
 }
 
 impl Bpe {
-    fn symbols(&self, word: &str) -> tokenizers::Result<Vec<Symbol>> {
-        let mut symbols = Vec::with_capacity(word.len());
-        let mut unknown: Option<Unknown> = None;
-        for (start, character) in word.char_indices() {
-            let len = character.len_utf8();
-            let bytes = &word.as_bytes()[start..start + len];
-            if let Some(id) = self.vocabulary.id(bytes) {
-                symbols.extend(self.unknown_symbol(unknown.take())?);
-                symbols.push(Symbol { id, start, len });
-            } else if let Some(ids) = self.byte_tokens(bytes) {
-                symbols.extend(ids.iter().enumerate().map(|(i, &id)| Symbol { id, start: start + i, len: 1 }));
-            } else if self.unk_token.is_some() {
-                unknown = match unknown {
-                    Some(Unknown { start, len: before }) if self.fuse_unk => Some(Unknown { start, len: before + len }),
-                    before => {
-                        symbols.extend(self.unknown_symbol(before)?);
-                        Some(Unknown { start, len })
-                    }
-                };
+    /// The characters of a word that are tokens, and what stands for the others.
+    fn spell(&self, word: &str) -> tokenizers::Result<Spelled> {
+        let mut spelled = Spelled::default();
+        let mut unknown = Unknown::None;
+        for symbol in characters(word) {
+            let character = &word[symbol.range()];
+            if self.token_to_id(character).is_some() {
+                self.push_unknown(std::mem::replace(&mut unknown, Unknown::None), &mut spelled)?;
+                spelled.push(character);
+            } else if let Some(bytes) = self.byte_tokens(character) {
+                bytes.iter().for_each(|token| spelled.push(token));
+            } else {
+                if !self.fuse_unk {
+                    self.push_unknown(unknown, &mut spelled)?;
+                }
+                unknown = Unknown::Waiting;
             }
         }
-        symbols.extend(self.unknown_symbol(unknown)?);
-        Ok(symbols)
+        self.push_unknown(unknown, &mut spelled)?;
+        Ok(spelled)
     }
 
-    fn byte_tokens(&self, bytes: &[u8]) -> Option<Vec<u32>> {
+    fn byte_tokens(&self, character: &str) -> Option<Vec<String>> {
         if !self.byte_fallback {
             return None;
         }
-        bytes.iter().map(|byte| self.vocabulary.id(format!("<0x{byte:02X}>").as_bytes())).collect()
+        let token = |byte: u8| Some(format!("<0x{byte:02X}>")).filter(|token| self.token_to_id(token).is_some());
+        character.bytes().map(token).collect()
     }
 
-    fn unknown_symbol(&self, unknown: Option<Unknown>) -> tokenizers::Result<Option<Symbol>> {
-        let (Some(Unknown { start, len }), Some(token)) = (unknown, &self.unk_token) else { return Ok(None) };
-        let missing = || format!("unk_token: expected a token of the vocabulary, found {token:?}");
-        let id = self.vocabulary.id(token.as_bytes()).ok_or_else(missing)?;
-        Ok(Some(Symbol { id, start, len }))
+    fn push_unknown(&self, unknown: Unknown, spelled: &mut Spelled) -> tokenizers::Result<()> {
+        let (Unknown::Waiting, Some(token)) = (unknown, &self.unk_token) else { return Ok(()) };
+        if self.token_to_id(token).is_none() {
+            return Err(format!("unk_token: expected a token of the vocabulary, found {token:?}").into());
+        }
+        spelled.push(token);
+        Ok(())
     }
 
-    fn token(&self, id: u32, offsets: (usize, usize)) -> Token {
-        Token::new(id, self.id_to_token(id).unwrap_or_default(), offsets)
+    /// The token of this text. Where in the word it stands, nobody asks.
+    fn token(&self, text: &str) -> tokenizers::Result<Token> {
+        let id = self.token_to_id(text).ok_or_else(|| format!("merges: expected to make tokens, found {text:?}"))?;
+        Ok(Token::new(id, text.to_owned(), (0, 0)))
     }
 }
 
@@ -80,14 +96,13 @@ impl Model for Bpe {
     type Trainer = TrainerWrapper;
 
     fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
-        if self.ignore_merges
-            && let Some(id) = self.vocabulary.id(word.as_bytes())
-        {
-            return Ok(vec![self.token(id, (0, word.len()))]);
+        if self.ignore_merges && self.token_to_id(word).is_some() {
+            return Ok(vec![self.token(word)?]);
         }
-        let mut symbols = self.symbols(word)?;
-        merge(&mut symbols, |left, right| self.merges.join(left, right));
-        Ok(symbols.iter().map(|symbol| self.token(symbol.id, (symbol.start, symbol.start + symbol.len))).collect())
+        let Spelled { text, mut symbols } = self.spell(word)?;
+        let bytes = text.as_bytes();
+        merge(&mut symbols, |left, right| self.merges.priority(&bytes[left.range()], &bytes[right.range()]));
+        symbols.iter().map(|symbol| self.token(&text[symbol.range()])).collect()
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {

@@ -3,21 +3,24 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
-/// A piece of a word on its way to being tokens.
+/// A piece of a word on its way to being a token: so many bytes from `start` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::text) struct Symbol {
-    pub id: u32,
-    /// Bytes of the word that it stands for, and where they begin.
     pub start: usize,
     pub len: usize,
 }
 
-/// What a pair of symbols becomes. The pair of the highest priority goes first; of equal ones, the leftmost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::text) struct Joined {
-    pub priority: u32,
-    pub id: u32,
+impl Symbol {
+    pub fn range(self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// The characters of a word.
+pub(in crate::text) fn characters(word: &str) -> impl Iterator<Item = Symbol> {
+    word.char_indices().map(|(start, character)| Symbol { start, len: character.len_utf8() })
 }
 
 /// A pair in the queue: by priority, then from the left.
@@ -28,29 +31,28 @@ struct Candidate {
     right: usize,
     /// Bytes of both when they were queued: if either has grown since, the pair is no more.
     len: usize,
-    id: u32,
 }
 
-/// Merges neighbours until no pair can be joined (Sennrich et al. 2016).
+/// Merges neighbours until `priority` has none for any pair (Sennrich et al. 2016): the pair with the highest goes
+/// first, and of equal ones the leftmost.
 ///
 /// The symbols follow one another without a gap, and none is empty. This takes n log n steps for n symbols.
-pub(in crate::text) fn merge(symbols: &mut Vec<Symbol>, join: impl Fn(&Symbol, &Symbol) -> Option<Joined>) {
+pub(in crate::text) fn merge(symbols: &mut Vec<Symbol>, priority: impl Fn(Symbol, Symbol) -> Option<u32>) {
     let last = symbols.len();
     // Who stands beside whom; `last` is nobody.
     let mut next: Vec<usize> = (1..=last).collect();
     let mut previous: Vec<usize> = (0..last).map(|i| i.checked_sub(1).unwrap_or(last)).collect();
     let candidate = |symbols: &[Symbol], left: usize, right: usize| {
-        let (a, b) = (symbols.get(left)?, symbols.get(right)?);
-        let Joined { priority, id } = join(a, b)?;
-        Some(Candidate { priority, left: Reverse(left), right, len: a.len + b.len, id })
+        let (a, b) = (*symbols.get(left)?, *symbols.get(right)?);
+        Some(Candidate { priority: priority(a, b)?, left: Reverse(left), right, len: a.len + b.len })
     };
     let mut queue: BinaryHeap<Candidate> = (1..last).filter_map(|i| candidate(symbols, i - 1, i)).collect();
-    while let Some(Candidate { left: Reverse(left), right, len, id, .. }) = queue.pop() {
+    while let Some(Candidate { left: Reverse(left), right, len, .. }) = queue.pop() {
         let (a, b) = (symbols[left], symbols[right]);
         if a.len == 0 || b.len == 0 || a.len + b.len != len {
             continue;
         }
-        symbols[left] = Symbol { id, start: a.start, len };
+        symbols[left].len = len;
         symbols[right].len = 0;
         next[left] = next[right];
         if let Some(back) = previous.get_mut(next[left]) {
@@ -68,12 +70,12 @@ mod tests {
 
     /// Symbols of single letters; `pairs` join, the first one first.
     fn merged(word: &str, pairs: &[&str]) -> Vec<String> {
-        let mut symbols: Vec<Symbol> = (0..word.len()).map(|start| Symbol { id: 0, start, len: 1 }).collect();
+        let mut symbols: Vec<Symbol> = characters(word).collect();
         merge(&mut symbols, |a, b| {
             let rank = pairs.iter().position(|pair| *pair == &word[a.start..b.start + b.len])?;
-            Some(Joined { priority: u32::MAX - rank as u32, id: rank as u32 + 1 })
+            Some(u32::MAX - rank as u32)
         });
-        symbols.iter().map(|symbol| word[symbol.start..symbol.start + symbol.len].to_owned()).collect()
+        symbols.iter().map(|symbol| word[symbol.range()].to_owned()).collect()
     }
 
     #[test]

@@ -1,68 +1,52 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Byte-level BPE: words of bytes, each written as a letter, merged by rank.
 
-use std::collections::HashMap;
+use ingle_nn::gguf::Array;
 
-use super::super::bpe::{Merge, Merges, Symbol, Vocabulary, merge};
+use super::super::bpe::{Merges, Pair, Vocabulary, characters, merge};
 use super::pre_tokenizer::PreTokenizer;
-
-/// The id of a letter that is no token.
-const NONE: u32 = u32::MAX;
 
 /// Byte-level BPE (Radford et al. 2019).
 pub(super) struct ByteLevel {
     pre_tokenizer: PreTokenizer,
     merges: Merges,
-    /// The id of each byte's letter.
-    letters: [u32; 256],
-    /// Tokens in the vocabulary. Ids from here on are parts of merges that it lacks.
-    tokens: u32,
 }
 
 impl ByteLevel {
-    /// `merges` are pairs of tokens with a space between them, the first one first.
-    pub fn new<'a>(
-        vocabulary: &Vocabulary,
-        merges: impl ExactSizeIterator<Item = &'a str>,
-        pre_tokenizer: PreTokenizer,
-    ) -> Self {
-        let mut parts = Parts { vocabulary, beyond: HashMap::new() };
-        let mut table = Merges::with_capacity(merges.len());
-        let mut both = String::new();
-        for (rank, text) in (0u32..).zip(merges) {
-            // A token may begin with a space, but the one after that parts the two.
-            let Some((left, right)) = split_pair(text) else { continue };
-            both.clear();
-            both.push_str(left);
-            both.push_str(right);
-            let pair = (parts.id(left), parts.id(right));
-            table.insert(Merge { pair, rank, joined: parts.id(&both) });
+    /// `merges` are pairs of tokens with a space between them, the first one first. `None` if they are no texts, or of more than 4 GiB.
+    pub fn new(merges: &Array, pre_tokenizer: PreTokenizer) -> Option<Self> {
+        // A copy, so that the file can be let go once the weights are where they belong.
+        let text = merges.content().to_vec();
+        let mut pairs = Vec::with_capacity(merges.len());
+        for range in merges.texts()?.ranges() {
+            let start = u32::try_from(range.start).ok()?;
+            // One that is no pair keeps its rank.
+            pairs.push(pair(&text[range], start).unwrap_or_default());
         }
-        let letters = std::array::from_fn(|byte| parts.find(LETTERS[byte].encode_utf8(&mut [0; 2])).unwrap_or(NONE));
-        ByteLevel { pre_tokenizer, merges: table, letters, tokens: vocabulary.len() as u32 }
+        Some(ByteLevel { pre_tokenizer, merges: Merges::new(text, pairs) })
     }
 
     /// Appends the ids of a text.
     pub fn encode(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) {
         let mut symbols = Vec::new();
         for word in self.pre_tokenizer.split(text) {
+            let word = spell(word.as_bytes());
+            let bytes = word.as_bytes();
             if self.pre_tokenizer.keeps_words
-                && let Some(id) = vocabulary.id(spell(word.as_bytes()).as_bytes())
+                && let Some(id) = vocabulary.id(bytes)
             {
                 ids.push(id);
                 continue;
             }
             symbols.clear();
-            let letters = word.bytes().enumerate();
-            symbols.extend(letters.map(|(start, byte)| Symbol { id: self.letters[usize::from(byte)], start, len: 1 }));
-            merge(&mut symbols, |left, right| self.merges.join(left, right));
-            for &Symbol { id, start, len } in &symbols {
-                if id < self.tokens {
-                    ids.push(id);
-                } else {
+            symbols.extend(characters(&word));
+            merge(&mut symbols, |left, right| self.merges.priority(&bytes[left.range()], &bytes[right.range()]));
+            for symbol in &symbols {
+                let token = &bytes[symbol.range()];
+                match vocabulary.id(token) {
+                    Some(id) => ids.push(id),
                     // What is no token is left to tokens of one byte, and then left out.
-                    let spelled = spell(&word.as_bytes()[start..start + len]);
-                    ids.extend(spelled.bytes().filter_map(|byte| vocabulary.id(&[byte])));
+                    None => ids.extend(token.iter().filter_map(|byte| vocabulary.id(&[*byte]))),
                 }
             }
         }
@@ -75,30 +59,12 @@ impl ByteLevel {
     }
 }
 
-/// Ids of tokens, and made-up ones of what merges name and the vocabulary lacks.
-struct Parts<'a> {
-    vocabulary: &'a Vocabulary,
-    beyond: HashMap<String, u32>,
-}
-
-impl Parts<'_> {
-    fn find(&self, part: &str) -> Option<u32> {
-        self.vocabulary.id(part.as_bytes()).or_else(|| self.beyond.get(part).copied())
-    }
-
-    fn id(&mut self, part: &str) -> u32 {
-        self.find(part).unwrap_or_else(|| {
-            let id = (self.vocabulary.len() + self.beyond.len()) as u32;
-            self.beyond.insert(part.to_owned(), id);
-            id
-        })
-    }
-}
-
-fn split_pair(merge: &str) -> Option<(&str, &str)> {
-    let first = merge.chars().next()?.len_utf8();
-    let space = first + merge[first..].find(' ')?;
-    Some((&merge[..space], &merge[space + 1..]))
+/// Where the two parts of a merge stand that begins at byte `start` of all.
+fn pair(merge: &[u8], start: u32) -> Option<Pair> {
+    // A token may begin with a space, but the one after that parts the two.
+    let left = 1 + merge.get(1..)?.iter().position(|byte| *byte == b' ')?;
+    let right = merge.len() - left - 1;
+    Some(Pair { start, left: left.try_into().ok()?, right: right.try_into().ok()? })
 }
 
 /// The letter of each byte: itself if it prints and is no white space, or one from U+0100 on.
@@ -170,9 +136,13 @@ mod tests {
 
     #[test]
     fn pairs_good() {
-        assert_eq!(split_pair("a b"), Some(("a", "b")));
-        assert_eq!(split_pair("  b"), Some((" ", "b")));
-        assert_eq!(split_pair("é c d"), Some(("é", "c d")));
-        assert_eq!((split_pair(""), split_pair(" "), split_pair("ab")), (None, None, None));
+        let parts = |merge: &'static str| {
+            let (left, right) = pair(merge.as_bytes(), 0)?.of(merge.as_bytes());
+            Some([left, right].map(|part| std::str::from_utf8(part).unwrap()))
+        };
+        assert_eq!(parts("a b"), Some(["a", "b"]));
+        assert_eq!(parts("  b"), Some([" ", "b"]));
+        assert_eq!(parts("é c d"), Some(["é", "c d"]));
+        assert_eq!((parts(""), parts(" "), parts("ab")), (None, None, None));
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct GgufCodec {
 
 /// How text between special tokens becomes ids.
 pub(super) enum Algorithm {
-    ByteLevel(Box<ByteLevel>),
+    ByteLevel(ByteLevel),
     SentencePiece(SentencePiece),
 }
 

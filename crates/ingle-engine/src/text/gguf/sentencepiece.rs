@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! SentencePiece's BPE: a whole text of characters, merged by the scores of what they make.
 
-use super::super::bpe::{Joined, Symbol, Vocabulary, merge};
+use super::super::bpe::{Symbol, Vocabulary, characters, merge};
 
 /// BPE by scores (Kudo and Richardson 2018), with bytes to fall back on.
 pub(super) struct SentencePiece {
@@ -18,20 +18,19 @@ impl SentencePiece {
     /// # Errors
     /// The character that neither tokens nor byte tokens spell.
     pub fn encode(&self, text: &str, vocabulary: &Vocabulary, ids: &mut Vec<u32>) -> Result<(), char> {
-        let symbol = |(start, character): (usize, char)| Symbol { id: 0, start, len: character.len_utf8() };
-        let mut symbols: Vec<Symbol> = text.char_indices().map(symbol).collect();
+        let mut symbols: Vec<Symbol> = characters(text).collect();
         let bytes = text.as_bytes();
         merge(&mut symbols, |left, right| {
-            let id = vocabulary.id(&bytes[left.start..right.start + right.len])?;
-            Some(Joined { id, priority: ordinal(self.scores.get(id as usize).copied().unwrap_or_default()) })
+            let id = vocabulary.id(&bytes[left.start..right.range().end])?;
+            Some(ordinal(self.scores.get(id as usize).copied().unwrap_or_default()))
         });
-        for Symbol { start, len, .. } in symbols {
-            let symbol = &bytes[start..start + len];
-            match vocabulary.id(symbol) {
+        for symbol in symbols {
+            let bytes = &bytes[symbol.range()];
+            match vocabulary.id(bytes) {
                 Some(id) => ids.push(id),
                 None => {
-                    let tokens: Option<Vec<u32>> = symbol.iter().map(|byte| byte_token(*byte, vocabulary)).collect();
-                    let missing = || text[start..].chars().next().unwrap_or_default();
+                    let tokens: Option<Vec<u32>> = bytes.iter().map(|byte| byte_token(*byte, vocabulary)).collect();
+                    let missing = || text[symbol.start..].chars().next().unwrap_or_default();
                     ids.extend(tokens.ok_or_else(missing)?);
                 }
             }

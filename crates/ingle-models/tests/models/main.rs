@@ -3,6 +3,7 @@
 
 mod bad_files;
 mod common;
+mod export;
 mod parity;
 mod quantised;
 mod same_answer;

@@ -8,3 +8,4 @@ mod common;
 #[cfg(unix)]
 mod interrupt;
 mod pull;
+mod quantize;

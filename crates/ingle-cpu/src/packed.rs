@@ -7,13 +7,18 @@
 //! need to be added up at the end.
 
 pub(crate) mod groups;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod pairs;
 
 use ingle_tensor::{DType, Result, Shape};
 
 use self::groups::GroupPanels;
-use crate::kernels::{Context, elements_mut};
-use crate::memory::{Buffer, Contents};
+use crate::kernels::Context;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::elements_mut;
+use crate::memory::Buffer;
+#[cfg(target_arch = "x86_64")]
+use crate::memory::Contents;
 
 /// Rows of a weight in a panel.
 pub(crate) const PANEL: usize = 64;
@@ -22,6 +27,7 @@ pub(crate) const PANEL: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Packing {
     /// bf16; elements `2i` and `2i + 1` of a row side by side, those of the panel's next row beside them.
+    #[cfg(target_arch = "x86_64")]
     Pairs,
     /// Quants of a few bits, after the scales of their group.
     Groups(GroupPanels),
@@ -31,6 +37,7 @@ impl Packing {
     /// Row-major elements of the rows `rows` of a packed weight `[n, k]`, one after another, as `dtype`.
     pub(crate) fn rows(&self, cx: &Context, packed: &[u8], rows: &[usize], k: usize, dtype: DType) -> Result<Buffer> {
         match self {
+            #[cfg(target_arch = "x86_64")]
             Packing::Pairs => {
                 let mut buffer = cx.memory.take(rows.len() * k * dtype.size(), Contents::Anything)?;
                 pairs::unpack(cx, packed, rows, k, elements_mut(&mut buffer))?;
@@ -53,6 +60,7 @@ pub(crate) fn sizes(shape: &Shape) -> [usize; 2] {
 
 /// Copies 32-bit words from rows of `from`, each `stride` words long, to columns of `to`, [`PANEL`] words apart.
 /// Absent rows leave their column as it is.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn transpose(from: &[u32], stride: usize, to: &mut [u32]) {
     /// Words of a row that are copied at a time: a cache line.
     const LINE: usize = 16;

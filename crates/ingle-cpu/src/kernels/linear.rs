@@ -11,7 +11,9 @@ mod pairs;
 
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
-use ingle_tensor::{DType, Quantization, Result, Spec};
+#[cfg(target_arch = "x86_64")]
+use ingle_tensor::DType;
+use ingle_tensor::{Quantization, Result, Spec};
 
 use super::rows::packed;
 use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
@@ -46,8 +48,6 @@ pub(crate) fn linear(
                 product.run(cx, out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
             })
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        Packing::Pairs => matmul::linear(cx, [x, weight.plain(cx)?], None, output),
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
             let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form.group_size)?;

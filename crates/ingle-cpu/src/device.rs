@@ -6,7 +6,7 @@ use std::fmt;
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
 use crate::kernels::{
-    Context, activation, attention, cast, elementwise, linear, matmul, norm, reduce, rope, rows, views,
+    Context, activation, attention, cast, elementwise, linear, matmul, norm, quantised_rows, reduce, rope, rows, views,
 };
 use crate::layout::Layout;
 use crate::machine;
@@ -166,6 +166,14 @@ impl Device for CpuDevice {
             Op::MatMul => matmul::matmul(cx, take(cx, op, inputs)?, output),
             Op::TakeRows => rows::take(cx, take(cx, op, inputs)?, output),
             Op::WriteRows => rows::write(cx, take(cx, op, inputs)?),
+            Op::QuantizeRows => {
+                let [x] = take(cx, op, inputs)?;
+                quantised_rows::quantize(cx, x, output)
+            }
+            Op::DequantizeRows => {
+                let [x] = take(cx, op, inputs)?;
+                quantised_rows::dequantize(cx, x, output)
+            }
             Op::Dequantize { quantization, .. } => {
                 linear::dequantize(cx, storages(cx, op, inputs)?, *quantization, output)
             }

@@ -8,6 +8,7 @@ pub(crate) mod elementwise;
 pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+pub(crate) mod quantised_rows;
 pub(crate) mod reduce;
 pub(crate) mod rope;
 pub(crate) mod rows;

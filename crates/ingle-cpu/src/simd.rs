@@ -8,10 +8,10 @@
 /// Writes methods of a vector type, whose bodies the trait's contract vouches for.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vouched {
-    ($($(#[$doc:meta])* unsafe fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {
+    ($($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {
         $($(#[$doc])*
         #[inline(always)]
-        unsafe fn $name($($argument: $type),*) $(-> $result)? {
+        $vis unsafe fn $name($($argument: $type),*) $(-> $result)? {
             // SAFETY: by the trait's contract the instruction set is there, and the caller vouches for the
             // memory behind the pointers.
             unsafe { $($body)* }
@@ -21,6 +21,7 @@ macro_rules! vouched {
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod products;
 mod quads;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +31,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+pub(crate) use self::products::{Factor, Lane, Multiplier, ProductKernel, Products, Source, Widened};
 pub(crate) use self::quads::{QuadKernel, Quads};
 
 /// An instruction set that kernels are compiled for.
@@ -227,6 +229,17 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum(v: Self::Vector) -> f32;
     /// [`Simd::sum`] of four vectors, to the bit.
     unsafe fn sum4(v: [Self::Vector; 4]) -> [f32; 4];
+    /// [`Simd::sum`] of eight vectors, to the bit.
+    #[inline(always)]
+    unsafe fn sum8(v: [Self::Vector; 8]) -> [f32; 8] {
+        let [a, b, c, d, e, f, g, h] = v;
+        // SAFETY: the caller's promise, passed on.
+        let ([a, b, c, d], [e, f, g, h]) = unsafe { (Self::sum4([a, b, c, d]), Self::sum4([e, f, g, h])) };
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// The larger of each lane; `b`'s where `a`'s is NaN.
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// Cuts 64 bytes into numbers of `WIDTH` bits: those at place `p` of each byte go to the 64 bytes from
     /// `to + p · apart` on, as their bits from `SHIFT` on. With a `SHIFT`, the bits below stay as they are.

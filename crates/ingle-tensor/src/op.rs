@@ -15,6 +15,8 @@ mod infer;
 #[cfg(test)]
 mod infer_tests;
 
+#[cfg(feature = "conformance")]
+pub(crate) use self::decompose::attend_rounded;
 use crate::{DType, Quantization, Shape};
 
 /// An operation with its parameters. Tensors are passed beside it, in the order each variant's text gives.
@@ -110,10 +112,19 @@ pub enum Op {
     MatMul,
     /// `table [n, …], index i32[T]` → `[T, …]`: rows of a table by number.
     TakeRows,
-    /// `target [n, …], rows [T, …], index i32[T]` → `target` with row `index[t]` replaced by `rows[t]`,
-    /// converted to the target's dtype. Indices must differ from each other. Donate the target and the
-    /// write happens in place.
+    /// `target [n, …], rows [T, …], index i32[T]` → `target` with row `index[t]` replaced by `rows[t]`: floats,
+    /// converted to the target's dtype, or i8 into i8. Indices must differ from each other. Donate the target
+    /// and the write happens in place.
     WriteRows,
+    /// Float `x […, d]` → `i8 […, d + 4]`: each row along the last axis as 8-bit integers, and behind them the four
+    /// bytes of its f32 scale, the least significant first.
+    ///
+    /// All in f32: the scale is `max|x| / 127`, each integer `x / scale` rounded to nearest, ties to even. A row
+    /// whose scale is below the smallest normal number becomes zeros and a scale of 0; one with an infinity or
+    /// NaN becomes zeros and the NaN `0x7fc00000`.
+    QuantizeRows,
+    /// `i8 […, d + 4]`, rows as of [`Op::QuantizeRows`] → `f32 […, d]`: each integer times its row's scale.
+    DequantizeRows,
     /// A quantised matrix → the floats `[n, k]` it stands for ([`Quantization::weights`]). A device may keep it
     /// packed and unpack what an operation needs, so that the result takes no more memory than its inputs.
     ///
@@ -173,12 +184,16 @@ pub enum Op {
     /// Causal attention of a ragged batch over a paged cache (Kwon et al. 2023), with grouped heads.
     ///
     /// Inputs: `q [T, H, D]`, `keys [slots, KH, D]`, `values [slots, KH, D]`, `blocks i32[S, B]`,
-    /// `sequences i32[T]`, `positions i32[T]` → `[T, H, D]` in `q`'s dtype. `H` is a multiple of `KH`.
+    /// `sequences i32[T]`, `positions i32[T]` → `[T, H, D]` in `q`'s dtype. `H` is a multiple of `KH`. Keys and
+    /// values are floats, or `i8 [slots, KH, D + 4]` as [`Op::QuantizeRows`] makes them.
     ///
     /// Token `t` belongs to sequence `sequences[t]` and stands at `positions[t]` there. The key of position
     /// `p` of sequence `s` lies in slot `blocks[s, p / block_size] · block_size + p % block_size`. Token `t`
     /// attends to the positions of its own sequence from `positions[t] − window + 1` (or 0) up to and
     /// including its own. Entries of `blocks` that no attended position needs may hold any valid block.
+    ///
+    /// A device may round the queries and the weights, to use its matrix instructions: to the dtype of the keys and
+    /// values if they are floats, else to 16-bit integers, those of a head or of a token against the largest of them.
     PagedAttention(PagedAttention),
 }
 
@@ -349,6 +364,8 @@ impl Op {
             Op::MatMul => "matmul",
             Op::TakeRows => "take_rows",
             Op::WriteRows => "write_rows",
+            Op::QuantizeRows => "quantize_rows",
+            Op::DequantizeRows => "dequantize_rows",
             Op::Dequantize { .. } => "dequantize",
             Op::Pack => "pack",
             Op::Linear => "linear",

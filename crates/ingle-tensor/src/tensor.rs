@@ -240,6 +240,16 @@ impl Tensor {
         Self::apply(&Op::WriteRows, vec![self, rows.clone(), index.clone()])
     }
 
+    /// [`Op::QuantizeRows`].
+    pub fn quantize_rows(&self) -> Result<Tensor> {
+        self.with(Op::QuantizeRows, &[])
+    }
+
+    /// [`Op::DequantizeRows`].
+    pub fn dequantize_rows(&self) -> Result<Tensor> {
+        self.with(Op::DequantizeRows, &[])
+    }
+
     /// [`Op::Pack`].
     ///
     /// # Errors

@@ -108,6 +108,8 @@ fn methods_are_their_operations_good() -> Result<()> {
     same(x.slice_step(1, 0, 2, 2), Op::Slice { axis: 1, start: 0, end: 2, step: 2 }, &[&x])?;
     same(x.take_rows(&places), Op::TakeRows, &[&x, &places])?;
     same(x.clone().write_rows(&x.neg()?, &places), Op::WriteRows, &[&x, &x.neg()?, &places])?;
+    same(x.quantize_rows(), Op::QuantizeRows, &[&x])?;
+    same(x.quantize_rows()?.dequantize_rows(), Op::DequantizeRows, &[&x.quantize_rows()?])?;
     let heads = x.reshape([2, 1, 2])?;
     let frequency = Tensor::from_slice(&device, &[0.5f32], [1])?;
     let rope = Op::Rope { layout: RopeLayout::Halves };

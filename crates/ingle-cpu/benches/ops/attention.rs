@@ -21,12 +21,15 @@ struct Sequence {
 }
 
 impl Sequence {
-    fn new(device: &DeviceHandle, queries: usize, length: usize) -> Self {
+    fn new(device: &DeviceHandle, cache: DType, queries: usize, length: usize) -> Self {
         let index = |numbers: Vec<i32>, shape: &[usize]| Tensor::from_slice(device, &numbers, shape).expect("an index");
         let blocks = length.div_ceil(BLOCK);
         // Blocks lie scattered, as they do after some requests.
         let scattered = (0..blocks).map(|block| ((block * 7 + 3) % blocks) as i32).collect();
-        let kv = || numbers(device, [blocks * BLOCK, KV_HEADS, WIDTH], DType::BF16);
+        let kv = || {
+            let rows = numbers(device, [blocks * BLOCK, KV_HEADS, WIDTH], DType::BF16);
+            if cache == DType::I8 { rows.quantize_rows().expect("rows") } else { rows }
+        };
         Sequence {
             queries: numbers(device, [queries, HEADS, WIDTH], DType::F32),
             cache: [kv(), kv()],
@@ -48,17 +51,19 @@ impl Sequence {
 pub fn bench(criterion: &mut Criterion<Time>) {
     let device = device();
     let mut group = criterion.benchmark_group("attention");
-    for (queries, length) in [(1, 512), (1, LONGEST), (32, 512), (32, LONGEST), (512, 512), (512, LONGEST)] {
-        let sequence = Sequence::new(&device, queries, length);
+    let lengths = [(1, 512), (1, LONGEST), (32, 512), (32, LONGEST), (512, 512), (512, LONGEST)];
+    let caches = [DType::BF16, DType::I8];
+    for (cache, (queries, length)) in caches.into_iter().flat_map(|cache| lengths.map(|pair| (cache, pair))) {
+        let sequence = Sequence::new(&device, cache, queries, length);
         // One query reads all keys and values for little arithmetic; many share what they read.
         group.throughput(match queries {
-            1 => bytes(2 * length * KV_HEADS * WIDTH * DType::BF16.size()),
+            1 => bytes(sequence.cache.iter().map(|cache| cache.spec().bytes()).sum()),
             _ => {
                 let seen: usize = (length - queries + 1..=length).sum();
                 flops(4 * HEADS * WIDTH * seen)
             }
         });
-        let id = BenchmarkId::new(format!("{queries} queries"), format!("{length} positions"));
+        let id = BenchmarkId::new(format!("{queries} queries"), format!("{length} positions in {cache}"));
         group.bench_function(id, |timer| run(timer, || sequence.attend()));
     }
     group.finish();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Rows of a table by number: reading them and writing them.
 
-use ingle_tensor::{Element, Error, Result, Spec};
+use ingle_tensor::{DType, Element, Error, Result, Spec};
 
 use super::{BLOCK, Context, Pieces, contiguous, elements_mut, views};
 use crate::layout::Layout;
@@ -61,14 +61,21 @@ pub(crate) fn write(cx: &Context, [target, rows, index]: [CpuStorage; 3]) -> Res
     checked("write_rows", index, target.layout().shape()[0])?;
     let rows = contiguous(cx, rows)?;
     let (to, from) = (target.dtype(), rows.dtype());
-    with_float!("write_rows", to, To => with_float!("write_rows", from, From => write_as::<To, From>(cx, target, &rows, index)))
+    if (to, from) == (DType::I8, DType::I8) {
+        return write_each::<i8, i8>(cx, target, &rows, index, <[i8]>::copy_from_slice);
+    }
+    with_float!("write_rows", to, To => with_float!("write_rows", from, From => {
+        write_each::<To, From>(cx, target, &rows, index, |to, from| convert(from, to))
+    }))
 }
 
-fn write_as<To: Float, From: Float>(
+/// Writes each row as `convert` makes it of the one given.
+fn write_each<To: Element, From: Element>(
     cx: &Context,
     target: CpuStorage,
     rows: &CpuStorage,
     index: &[i32],
+    convert: impl Fn(&mut [To], &[From]),
 ) -> Result<CpuStorage> {
     let rows = packed::<From>(rows);
     let mut target = target;
@@ -82,7 +89,7 @@ fn write_as<To: Float, From: Float>(
     }
     for (row, &i) in rows.chunks_exact(width).zip(index) {
         let place = &mut out[i as usize * width..][..width];
-        convert(row, place);
+        convert(place, row);
     }
     Ok(target)
 }

@@ -103,6 +103,10 @@ impl Simd for Neon {
             float32x4x2_t(vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1))
         }
 
+        unsafe fn max(a: float32x4x2_t, b: float32x4x2_t) -> float32x4x2_t {
+            float32x4x2_t(vmaxnmq_f32(a.0, b.0), vmaxnmq_f32(a.1, b.1))
+        }
+
         unsafe fn sum(v: float32x4x2_t) -> f32 {
             let quarter = vaddq_f32(v.0, v.1);
             let pair = vadd_f32(vget_low_f32(quarter), vget_high_f32(quarter));

@@ -150,6 +150,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
     fn prefetch(_address: *const u8) {}
 
     #[inline(always)]

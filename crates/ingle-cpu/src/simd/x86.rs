@@ -127,6 +127,10 @@ impl Simd for Avx2 {
             _mm256_fmadd_ps(a, b, c)
         }
 
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            _mm256_max_ps(a, b)
+        }
+
         unsafe fn sum(v: __m256) -> f32 {
             sum_quarters(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)))
         }
@@ -206,6 +210,30 @@ vouched! {
     }
 }
 
+vouched! {
+    /// Lane `i` with lane `i + 8`: of `a`, then of `b`.
+    unsafe fn fold_to_halves(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+    }
+
+    /// Of each half of `a`, then of `b`: lane `i` with lane `i + 4`.
+    unsafe fn fold_to_quarters(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+    }
+
+    /// [`Simd::sum`] of eight vectors.
+    pub(super) unsafe fn sum8_avx512(v: [__m512; 8]) -> [f32; 8] {
+        let low = fold_to_quarters(fold_to_halves(v[0], v[1]), fold_to_halves(v[2], v[3]));
+        let high = fold_to_quarters(fold_to_halves(v[4], v[5]), fold_to_halves(v[6], v[7]));
+        let pairs = _mm512_add_ps(_mm512_unpacklo_ps(low, high), _mm512_unpackhi_ps(low, high));
+        let sums = _mm512_add_ps(pairs, _mm512_shuffle_ps::<0b01_00_11_10>(pairs, pairs));
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+        let mut out = [0.0; 8];
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps256(_mm512_permutexvar_ps(order, sums)));
+        out
+    }
+}
+
 impl Simd for Avx512 {
     type Vector = __m512;
     const LANES: usize = 16;
@@ -262,12 +290,20 @@ impl Simd for Avx512 {
             _mm512_fmadd_ps(a, b, c)
         }
 
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            _mm512_max_ps(a, b)
+        }
+
         unsafe fn sum(v: __m512) -> f32 {
             sum_quarters(fold_to_four(v))
         }
 
         unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
             sum4_quarters([fold_to_four(v[0]), fold_to_four(v[1]), fold_to_four(v[2]), fold_to_four(v[3])])
+        }
+
+        unsafe fn sum8(v: [__m512; 8]) -> [f32; 8] {
+            sum8_avx512(v)
         }
     }
 

@@ -58,6 +58,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::ArgMax { .. }
         | Op::TakeRows
         | Op::WriteRows
+        | Op::QuantizeRows
         | Op::Pack => Agreement::Element,
         Op::Binary(BinaryOp::Max | BinaryOp::Min) | Op::Reduce { op: ReduceOp::Max, .. } => Agreement::Number,
         // From an integer, a device may convert by way of f32.
@@ -70,6 +71,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Reduce { op: ReduceOp::Sum, .. }
         | Op::MatMul
         | Op::Dequantize { .. }
+        | Op::DequantizeRows
         | Op::Linear
         | Op::Softmax
         | Op::RmsNorm { .. }

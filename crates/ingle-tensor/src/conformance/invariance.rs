@@ -40,9 +40,12 @@ pub(super) fn run(device: &DeviceHandle, report: &mut Report) {
             (Some(130), None, 8, [150, 1, 66]),
         ] {
             let parameters = PagedAttention { block_size: BLOCK, scale: 0.25, window, soft_cap };
-            let story = Conversation { queries: dtype, cache: weights, width, parameters, lengths };
-            let holds = story.hold(device).map_err(|e| e.to_string()).and_then(|x| x);
-            report.property(ATTENTION, format!("{story:?}"), holds);
+            let quantised = if dtype == weights { Some(DType::I8) } else { None };
+            for cache in [weights].into_iter().chain(quantised) {
+                let story = Conversation { queries: dtype, cache, width, parameters, lengths };
+                let holds = story.hold(device).map_err(|e| e.to_string()).and_then(|x| x);
+                report.property(ATTENTION, format!("{story:?}"), holds);
+            }
         }
     }
 }
@@ -177,13 +180,18 @@ impl Layout {
 impl Conversation {
     /// Rows of `per` features that depend on the token alone.
     fn rows(&self, device: &DeviceHandle, what: u64, tokens: &[Token], heads: usize) -> Result<Tensor> {
-        let dtype = if what == 0 { self.queries } else { self.cache };
+        let dtype = match self.cache {
+            _ if what == 0 => self.queries,
+            DType::I8 => DType::F32,
+            cache => cache,
+        };
         let spec = Spec::new([tokens.len(), heads, self.width], dtype);
         let per = heads * self.width;
         let seed = |(sequence, position): Token| what + 10 * sequence as u64 + 1000 * position as u64;
         let value = |token: Token, i: usize| 2.0 * unit(seed(token), i as u64) - 1.0;
         let list = tokens.iter().flat_map(|&token| (0..per).map(move |i| value(token, i))).collect();
-        Tensor::from_bytes(device, Values::Floats(list).bytes(&spec, 0), spec)
+        let rows = Tensor::from_bytes(device, Values::Floats(list).bytes(&spec, 0), spec)?;
+        if what > 0 && self.cache == DType::I8 { rows.quantize_rows() } else { Ok(rows) }
     }
 
     /// Writes the tokens' keys and values, then attends; `only` limits the table to some sequences.
@@ -219,7 +227,8 @@ impl Conversation {
         steps: &[Vec<Token>],
         only: &[usize],
     ) -> Result<Vec<Answer>> {
-        let empty = || Tensor::full(device, [layout.blocks * BLOCK, KV_HEADS, self.width], self.cache, layout.filler);
+        let width = if self.cache == DType::I8 { self.width + 4 } else { self.width };
+        let empty = || Tensor::full(device, [layout.blocks * BLOCK, KV_HEADS, width], self.cache, layout.filler);
         let mut cache = [empty()?, empty()?];
         let row = HEADS * self.width * self.queries.size();
         let mut results = vec![];

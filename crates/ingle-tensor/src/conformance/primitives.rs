@@ -59,6 +59,8 @@ pub(super) fn run(op: &Op, inputs: &[Input<'_>], output: &Spec) -> Option<Result
         (Op::ArgMax { axis }, [x]) => Ok(argmax(x, *axis)),
         (Op::MatMul, [a, b]) => Ok(matmul(a, b, output)),
         (Op::TakeRows, [table, index]) => rows_of(op, index, table.shape()[0]).map(|rows| take_rows(table, &rows)),
+        (Op::QuantizeRows, [x]) => Ok(quantize_rows(x, output)),
+        (Op::DequantizeRows, [x]) => Ok(dequantize_rows(x, output)),
         (Op::Dequantize { quantization, dtype }, [packed, floats @ ..]) => {
             Ok(dequantize(*quantization, packed, floats, *dtype, output))
         }
@@ -254,6 +256,40 @@ fn dequantize(
     Array::Floats(weights)
 }
 
+/// Each row's integers and the bytes of its scale, computed in f32 as the operation defines them.
+fn quantize_rows(x: &Input<'_>, output: &Spec) -> Array {
+    let width = x.shape()[x.shape().len() - 1];
+    let rows = output.shape.elements() / (width + size_of::<f32>());
+    let xs = floats(x);
+    let row = |row: usize| {
+        let row: Vec<f32> = xs[row * width..(row + 1) * width].iter().map(|x| x.value as f32).collect();
+        let finite = row.iter().all(|x| x.is_finite());
+        let scale = row.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
+        let scale = match scale {
+            _ if !finite => f32::from_bits(0x7fc0_0000),
+            scale if scale < f32::MIN_POSITIVE => 0.0,
+            scale => scale,
+        };
+        let quant = move |x: f32| if scale > 0.0 { (x / scale).round_ties_even() as i64 } else { 0 };
+        let bytes = scale.to_le_bytes().map(|byte| i64::from(byte as i8));
+        row.into_iter().map(quant).chain(bytes).collect::<Vec<i64>>()
+    };
+    Array::Integers((0..rows).flat_map(row).collect())
+}
+
+/// Each integer times its row's scale.
+fn dequantize_rows(x: &Input<'_>, output: &Spec) -> Array {
+    let width = x.shape()[x.shape().len() - 1];
+    let row = |row: &[i64]| {
+        let (quants, scale) = row.split_at(width - size_of::<f32>());
+        let scale = scale.iter().rev().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte as u8));
+        let scale = Real::exact(f32::from_bits(scale).into());
+        let value = |&quant: &i64| Real::exact(quant as f64).binary(BinaryOp::Mul, scale, output.dtype);
+        quants.iter().map(value).collect::<Vec<Real>>()
+    };
+    Array::Floats(integers(x).chunks_exact(width).flat_map(row).collect())
+}
+
 fn take_rows(table: &Input<'_>, rows: &[usize]) -> Array {
     let width: usize = table.shape()[1..].iter().product();
     table.array.gather(rows.iter().flat_map(|row| row * width..(row + 1) * width))
@@ -262,12 +298,14 @@ fn take_rows(table: &Input<'_>, rows: &[usize]) -> Array {
 /// Writes into `target`, which the caller has for itself.
 pub(super) fn write_rows(target: &mut Array, dtype: DType, rows: &Input<'_>, index: &[usize]) {
     let width: usize = rows.shape()[1..].iter().product();
-    if let (Array::Floats(target), Array::Floats(rows)) = (target, rows.array) {
-        for (t, row) in index.iter().enumerate() {
-            for i in 0..width {
-                target[row * width + i] = rows[t * width + i].cast(dtype);
-            }
+    let places =
+        index.iter().enumerate().flat_map(|(t, row)| (0..width).map(move |i| (row * width + i, t * width + i)));
+    match (target, rows.array) {
+        (Array::Floats(target), Array::Floats(rows)) => {
+            places.for_each(|(to, from)| target[to] = rows[from].cast(dtype))
         }
+        (Array::Integers(target), Array::Integers(rows)) => places.for_each(|(to, from)| target[to] = rows[from]),
+        _ => {}
     }
 }
 

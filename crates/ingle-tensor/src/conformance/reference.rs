@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::array::Array;
 use super::primitives::{Input, rows_of, run, write_rows};
+use crate::op::attend_rounded;
 use crate::{DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
 /// A device that computes in f64 on plain row-major memory with simple loops, and every fused operation by its
@@ -95,6 +96,16 @@ impl Reference {
     }
 }
 
+/// The same numbers, with an error as large as rounding may make it: to a float dtype, or beside i8 to 16-bit
+/// integers, each row against its largest number. In f32 that would be to add and take away 256 times as much.
+fn rounded(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if dtype.is_float() {
+        return x.cast(dtype)?.cast(DType::F32);
+    }
+    let largest = x.abs()?.max_axis(x.shape().len() - 1)?.scale(256.0)?;
+    x.add(&largest)?.sub(&largest)
+}
+
 fn input(tensor: &Tensor) -> Option<Input<'_>> {
     Reference::array(tensor).map(|array| Input { array, spec: tensor.spec() })
 }
@@ -118,6 +129,13 @@ impl Device for Reference {
                 inputs[0] = x.cast(weight.dtype())?.cast(DType::F32)?;
                 let sum = op.decompose(&inputs).ok_or_else(|| Self::stranger(op))??;
                 return Ok(sum.cast(output.dtype)?.into_storage());
+            }
+            (Op::PagedAttention(parameters), [q, keys, values, blocks, sequences, positions])
+                if keys.dtype() != DType::F32 =>
+            {
+                let round = |x: &Tensor| rounded(x, keys.dtype());
+                let inputs = [q, keys, values, blocks, sequences, positions];
+                return Ok(attend_rounded(parameters, inputs, round)?.into_storage());
             }
             _ => {}
         }

@@ -26,8 +26,9 @@ fn tolerances_are_tight_good() {
         let inputs: Vec<Tensor> = case.inputs.iter().enumerate().map(bytes).collect();
         let floats = inputs.iter().filter(|x| x.dtype().is_float());
         let result = Tensor::apply_on(&device, &case.op, inputs.clone()).unwrap();
-        // In the narrow dtypes the last rounding hides everything else.
-        if result.dtype() != DType::F32 || floats.map(Tensor::dtype).any(|dtype| dtype != DType::F32) {
+        // In the narrow dtypes the last rounding hides everything else; beside i8, attention may round to 16 bits.
+        let is_i8 = matches!(case.op, Op::PagedAttention(_)) && inputs[1].dtype() == DType::I8;
+        if result.dtype() != DType::F32 || floats.map(Tensor::dtype).any(|dtype| dtype != DType::F32) || is_i8 {
             continue;
         }
         let values = Reference::values(&result).unwrap();

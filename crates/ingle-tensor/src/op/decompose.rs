@@ -29,12 +29,24 @@ impl Op {
             (Op::SoftCap { cap }, [x]) => in_f32(x, |x| soft_cap(x, *cap)),
             (Op::PagedAttention(parameters), [q, keys, values, blocks, sequences, positions]) => {
                 let table = Table { blocks, sequences, positions };
-                in_f32(q, |q| paged_attention(parameters, q, keys, values, &table))
+                in_f32(q, |q| paged_attention(parameters, [q, keys, values], &table, |x| Ok(x.clone())))
             }
             _ => return None,
         };
         Some(composed)
     }
+}
+
+/// [`Op::PagedAttention`] as [`Op::decompose`] writes it, but for the queries and the weights, which pass through
+/// `round`: what a device may do to them. Inputs must have passed [`Op::infer`].
+#[cfg(feature = "conformance")]
+pub(crate) fn attend_rounded(
+    parameters: &PagedAttention,
+    [q, keys, values, blocks, sequences, positions]: [&Tensor; 6],
+    round: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let table = Table { blocks, sequences, positions };
+    in_f32(q, |q| paged_attention(parameters, [&round(q)?, keys, values], &table, round))
 }
 
 /// Computes in f32 and gives the result in the dtype of `x`.
@@ -130,13 +142,13 @@ struct Table<'a> {
     positions: &'a Tensor,
 }
 
-/// Every token against every slot that any sequence owns, with the slots a token may not see masked out.
+/// Every token against every slot that any sequence owns, with the slots a token may not see masked out. Weights
+/// pass through `round`.
 fn paged_attention(
     parameters: &PagedAttention,
-    q: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    [q, keys, values]: [&Tensor; 3],
     table: &Table<'_>,
+    round: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let (tokens, heads, width) = (q.shape()[0], q.shape()[1], q.shape()[2]);
     let kv_heads = keys.shape()[1];
@@ -145,7 +157,11 @@ fn paged_attention(
     let context = slots.shape()[0];
 
     // [slots, KH, D] → [KH, slots, D]
-    let gather = |cache: &Tensor| cache.take_rows(&slots)?.cast(DType::F32)?.permute(&[1, 0, 2]);
+    let gather = |cache: &Tensor| {
+        let rows = cache.take_rows(&slots)?;
+        let floats = if rows.dtype() == DType::I8 { rows.dequantize_rows()? } else { rows.cast(DType::F32)? };
+        floats.permute(&[1, 0, 2])
+    };
     let (keys, values) = (gather(keys)?, gather(values)?);
 
     // [T, KH · G, D] → [KH, G · T, D]
@@ -161,7 +177,7 @@ fn paged_attention(
     let scores = scores.reshape([kv_heads, group, tokens, context])?;
     let visible = table.visible(parameters)?;
     let hidden = Tensor::full(q.device(), Shape::default(), DType::F32, f64::NEG_INFINITY)?;
-    let weights = softmax(&visible.select(&scores, &hidden)?)?;
+    let weights = round(&softmax(&visible.select(&scores, &hidden)?)?)?;
 
     weights
         .reshape([kv_heads, group * tokens, context])?

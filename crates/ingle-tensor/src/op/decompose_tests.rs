@@ -189,6 +189,15 @@ fn activations_have_pytorchs_values_good() {
     }
 }
 
+/// What rows of i8 stand for: `width` integers, and the four bytes of their scale.
+fn dequantised(list: &[f64], width: usize) -> Vec<f64> {
+    let row = |row: &[f64]| {
+        let scale = f32::from_le_bytes(std::array::from_fn(|i| row[width + i] as i8 as u8));
+        row[..width].iter().map(|x| x * f64::from(scale)).collect::<Vec<f64>>()
+    };
+    list.chunks_exact(width + 4).flat_map(row).collect()
+}
+
 #[test]
 fn paged_attention_good() {
     let parameters = PagedAttention { block_size: 1, scale: 1.0, window: None, soft_cap: None };
@@ -196,6 +205,10 @@ fn paged_attention_good() {
         let Op::PagedAttention(PagedAttention { block_size, scale, window, soft_cap }) = *op else { unreachable!() };
         let [tokens, heads, width] = x.shapes[0][..] else { unreachable!() };
         let kv_heads = x.shapes[1][1];
+        let cached = |input: usize| {
+            if x.shapes[input][2] == width { x.lists[input].clone() } else { dequantised(&x.lists[input], width) }
+        };
+        let (keys, values) = (cached(1), cached(2));
         let mut y = vec![];
         for (token, head) in (0..tokens).flat_map(|token| (0..heads).map(move |head| (token, head))) {
             let (sequence, position) = (x.index(4, token), x.index(5, token));
@@ -207,7 +220,7 @@ fn paged_attention_good() {
             };
             let q = &x.lists[0][(token * heads + head) * width..][..width];
             let score = |position: usize| {
-                let key = &x.lists[1][row(position)..][..width];
+                let key = &keys[row(position)..][..width];
                 let score = f64::from(scale) * q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
                 soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             };
@@ -215,9 +228,8 @@ fn paged_attention_good() {
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
             let weighted = |i: usize| {
-                let value = |(position, score): (usize, &f64)| {
-                    (score - max).exp() / sum * x.lists[2][row(first + position) + i]
-                };
+                let value =
+                    |(position, score): (usize, &f64)| (score - max).exp() / sum * values[row(first + position) + i];
                 scores.iter().enumerate().map(value).sum::<f64>()
             };
             y.extend((0..width).map(weighted));

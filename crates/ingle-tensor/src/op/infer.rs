@@ -118,12 +118,30 @@ impl Op {
             Op::WriteRows => {
                 let [target, rows, index] = rule.inputs()?;
                 rule.index(index)?;
-                rule.floats(&[target, rows])?;
+                rule.dtype_if(
+                    [target, rows].iter().all(|s| s.dtype.is_float())
+                        || [target, rows].iter().all(|s| s.dtype == DType::I8),
+                    "floating-point operands, or i8 ones",
+                )?;
                 rule.shape_if(
                     !target.shape.is_empty() && rows.shape == target.shape.with_axis(0, index.shape[0]),
                     "target [n, …], rows [T, …], index [T]",
                 )?;
                 Ok(target.clone())
+            }
+            Op::QuantizeRows => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.shape_if(!x.shape.is_empty(), "at least one axis")?;
+                let last = x.shape.len() - 1;
+                rule.sized(Spec::new(x.shape.with_axis(last, x.shape[last].saturating_add(SCALE_BYTES)), DType::I8))
+            }
+            Op::DequantizeRows => {
+                let [x] = rule.inputs()?;
+                rule.dtype_if(x.dtype == DType::I8, "i8 rows")?;
+                let width = x.shape.last().and_then(|width| width.checked_sub(SCALE_BYTES));
+                rule.shape_if(width.is_some(), "rows of integers and the 4 bytes of a scale")?;
+                rule.sized(Spec::new(x.shape.with_axis(x.shape.len() - 1, width.unwrap_or(0)), DType::F32))
             }
             Op::Dequantize { quantization, dtype } => rule.dequantize(*quantization, *dtype),
             Op::Pack => {
@@ -161,6 +179,9 @@ impl Op {
         }
     }
 }
+
+/// Bytes of the scale of a row of [`Op::QuantizeRows`].
+const SCALE_BYTES: usize = size_of::<f32>();
 
 /// The inputs of one operation, and the ways to refuse them.
 struct Rule<'a> {
@@ -353,25 +374,28 @@ impl<'a> Rule<'a> {
 
     fn paged_attention(&self, block_size: usize) -> Result<Spec> {
         let [q, keys, values, blocks, sequences, positions] = self.inputs()?;
-        self.floats(&[q, keys, values])?;
+        self.floats(&[q])?;
+        self.dtype_if(keys.dtype.is_float() || keys.dtype == DType::I8, "keys and values of floats or i8")?;
         self.same_dtype(&[keys, values])?;
         self.dtype_if(blocks.dtype == DType::I32, "an i32 block table")?;
         self.index(sequences)?;
         self.index(positions)?;
+        let beside = if keys.dtype == DType::I8 { SCALE_BYTES } else { 0 };
         let fits = q.shape.len() == 3
             && keys.shape.len() == 3
             && keys.shape == values.shape
             && blocks.shape.len() == 2
             && keys.shape[1] > 0
             && q.shape[1].is_multiple_of(keys.shape[1])
-            && q.shape[2] == keys.shape[2]
+            && keys.shape[2] == q.shape[2].saturating_add(beside)
             && keys.shape[0].is_multiple_of(block_size)
             && sequences.shape[0] == q.shape[0]
             && positions.shape[0] == q.shape[0];
         self.shape_if(fits, || {
             format!(
-                "q [T, H, D], keys and values [n × {block_size}, KH, D] with H a multiple of KH, \
-                 blocks [S, B], sequences [T], positions [T]"
+                "q [T, H, D], keys and values [n × {block_size}, KH, {}] with H a multiple of KH, \
+                 blocks [S, B], sequences [T], positions [T]",
+                if beside > 0 { "D + 4" } else { "D" }
             )
         })?;
         Ok(q.clone())

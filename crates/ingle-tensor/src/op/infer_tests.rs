@@ -306,6 +306,11 @@ fn rows_good() {
     gives(&Op::TakeRows, &[(U32, &[9, 2, 3]), (I32, &[4])], (U32, &[4, 2, 3]));
     gives(&Op::TakeRows, &[(F32, &[9]), (I32, &[0])], (F32, &[0]));
     gives(&Op::WriteRows, &[(F16, &[9, 2]), (F32, &[4, 2]), (I32, &[4])], (F16, &[9, 2]));
+    gives(&Op::WriteRows, &[(I8, &[9, 2]), (I8, &[4, 2]), (I32, &[4])], (I8, &[9, 2]));
+    gives(&Op::QuantizeRows, &[(BF16, &[4, 2, 7])], (I8, &[4, 2, 11]));
+    gives(&Op::QuantizeRows, &[(F32, &[0])], (I8, &[4]));
+    gives(&Op::DequantizeRows, &[(I8, &[4, 2, 11])], (F32, &[4, 2, 7]));
+    gives(&Op::DequantizeRows, &[(I8, &[4])], (F32, &[0]));
 }
 
 #[test]
@@ -325,8 +330,21 @@ fn rows_bad() {
     refuses(
         &Op::WriteRows,
         &writes,
-        "write_rows: expected floating-point operands, found dtypes i32[9], i32[4], i32[4]",
+        "write_rows: expected floating-point operands, or i8 ones, found dtypes i32[9], i32[4], i32[4]",
     );
+    let writes: [(DType, &[usize]); 3] = [(I8, &[9]), (F32, &[4]), (I32, &[4])];
+    refuses(
+        &Op::WriteRows,
+        &writes,
+        "write_rows: expected floating-point operands, or i8 ones, found dtypes i8[9], f32[4], i32[4]",
+    );
+    let words = "quantize_rows: expected floating-point operands, found dtypes i8[3]";
+    refuses(&Op::QuantizeRows, &[(I8, &[3])], words);
+    refuses(&Op::QuantizeRows, &[(F32, &[])], "quantize_rows: expected at least one axis, found shapes f32[]");
+    refuses(&Op::DequantizeRows, &[(U8, &[9])], "dequantize_rows: expected i8 rows, found dtypes u8[9]");
+    let rule = "dequantize_rows: expected rows of integers and the 4 bytes of a scale, found shapes";
+    refuses(&Op::DequantizeRows, &[(I8, &[2, 3])], &format!("{rule} i8[2, 3]"));
+    refuses(&Op::DequantizeRows, &[(I8, &[])], &format!("{rule} i8[]"));
 }
 
 #[test]
@@ -441,6 +459,11 @@ fn paged_attention_good() {
     gives(&op, &ATTENTION, (F32, &[5, 4, 6]));
     let mut inputs = ATTENTION;
     inputs[3].1 = &[0, 0];
+    gives(&op, &inputs, (F32, &[5, 4, 6]));
+    let mut inputs = ATTENTION;
+    for cache in &mut inputs[1..3] {
+        *cache = (I8, &[24, 2, 10]);
+    }
     gives(&op, &inputs, (F32, &[5, 4, 6]));
 }
 

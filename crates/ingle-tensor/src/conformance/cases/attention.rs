@@ -2,6 +2,7 @@
 //! Cases of attention over a paged cache.
 
 use super::super::values::shuffled;
+use super::rows::quantised;
 use super::{Case, Input, Values, View};
 use crate::{DType, Op, PagedAttention, Spec};
 
@@ -38,10 +39,14 @@ impl Batch {
             .map(|(round, s, (len, asked))| (s, len - asked + round))
             .collect();
         let slots = total * self.block_size;
+        let cached = |scales| match cache {
+            DType::I8 => Input::new([slots, kv_heads, width + 4], cache, quantised(width, scales)),
+            _ => Input::new([slots, kv_heads, width], cache, Values::uniform(-1.0, 1.0)),
+        };
         [
             Input::new([tokens.len(), heads, width], queries, Values::uniform(-1.0, 1.0)),
-            Input::new([slots, kv_heads, width], cache, Values::uniform(-1.0, 1.0)),
-            Input::new([slots, kv_heads, width], cache, Values::uniform(-1.0, 1.0)),
+            cached([0.008, 0.002]),
+            cached([0.003, 0.007]),
             Input { base: Spec::new([self.sequences.len(), widest], DType::I32), ..Input::index(table) },
             Input::index(tokens.iter().map(|&(s, _)| s)),
             Input::index(tokens.iter().map(|&(_, position)| position)),
@@ -54,13 +59,21 @@ impl Batch {
     }
 }
 
+/// From −100 to 100 steps, a power of two, in no order. Every float dtype holds them exactly: where scores are large,
+/// the error of queries that a device rounds would leave the weights without a bound.
+fn steps(step: f64) -> Values {
+    Values::Floats(shuffled(5, 201).into_iter().map(|i| (i as f64 - 100.0) * step).collect())
+}
+
 /// Dtypes of queries and cache.
-const DTYPES: [(DType, DType); 5] = [
+const DTYPES: [(DType, DType); 7] = [
     (DType::F32, DType::F32),
     (DType::F16, DType::F16),
     (DType::BF16, DType::BF16),
     (DType::F32, DType::BF16),
     (DType::F32, DType::F16),
+    (DType::F32, DType::I8),
+    (DType::BF16, DType::I8),
 ];
 
 /// Prompts, chunks and single tokens, alone and mixed.
@@ -89,13 +102,18 @@ pub(super) fn paged_attention() -> Vec<Case> {
                 cases.push(case(PagedAttention { window: Some(window), ..plain }));
             }
             cases.push(case(PagedAttention { soft_cap: Some(0.7), ..plain }));
-            cases.push(case(PagedAttention { soft_cap: Some(50.0), window: Some(5), scale: 2.5, ..plain }));
+            let mut inputs = batch.inputs(queries, cache);
+            inputs[0].values = steps(1.0 / 128.0);
+            let parameters = PagedAttention { soft_cap: Some(50.0), window: Some(5), scale: 2.5, ..plain };
+            cases.push(Case::new(Op::PagedAttention(parameters), inputs));
         }
         // Queries, keys and values that are views of larger tensors, as when one product makes all three.
         let batch = &BATCHES[7];
         let op = Op::PagedAttention(PagedAttention { window: Some(6), ..batch.parameters() });
         for view in View::ALL {
-            for viewed in 0..3 {
+            // Views that cut quantised rows elsewhere would give them scales of any size.
+            let along_rows = matches!(view, View::Stepped | View::Repeated);
+            for viewed in 0..if cache == DType::I8 && !along_rows { 1 } else { 3 } {
                 let mut inputs = batch.inputs(queries, cache);
                 inputs[viewed] = inputs[viewed].clone().lying(view);
                 cases.push(Case::new(op.clone(), inputs));
@@ -111,8 +129,11 @@ pub(super) fn paged_attention() -> Vec<Case> {
         cases.push(Case::new(op.clone(), inputs));
         // Scores so large that only a softmax that subtracts the maximum survives.
         let mut inputs = batch.inputs(queries, cache);
-        inputs[0].values = Values::uniform(-100.0, 100.0);
-        inputs[1].values = Values::uniform(-10.0, 10.0);
+        inputs[0].values = steps(1.0);
+        inputs[1].values = match cache {
+            DType::I8 => quantised(batch.heads[2], [0.08, 0.02]),
+            _ => Values::uniform(-10.0, 10.0),
+        };
         cases.push(Case::new(op, inputs));
     }
     cases

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Cases of the operations that go by a vector of numbers: rows taken and written, and rotary positions.
 
-use super::super::values::{EDGES, below, shuffled};
-use super::{Case, Input, Values, View};
+use super::super::values::{EDGES, SUBNORMALS, below, shuffled};
+use super::{Case, Input, Values, View, row_shapes, views};
 use crate::{DType, Op, RopeLayout};
 
 pub(super) fn take_rows() -> Vec<Case> {
@@ -66,7 +66,70 @@ pub(super) fn write_rows() -> Vec<Case> {
             cases.push(Case::new(Op::WriteRows, [target, rows, Input::index((0..36).rev())]));
         }
     }
+    let bytes = |shape: &[usize]| Input::new(shape, DType::I8, values(-128.0, 128.0));
+    for (shape, count) in plans {
+        let index = shuffled(4, shape[0]).into_iter().take(count);
+        let rows = [&[count], &shape[1..]].concat();
+        cases.push(Case::new(Op::WriteRows, [bytes(shape), bytes(&rows), Input::index(index)]));
+    }
+    for view in View::ALL {
+        let (target, rows) = (bytes(&[7, 2, 5]), bytes(&[3, 2, 5]));
+        let inputs = [target.clone(), rows.clone().lying(view), Input::stepped_index([6, 0, 2])];
+        cases.push(Case::new(Op::WriteRows, inputs));
+        cases.push(Case::new(Op::WriteRows, [target.lying(view), rows, Input::index([6, 0, 2])]));
+    }
     cases
+}
+
+pub(super) fn quantize_rows() -> Vec<Case> {
+    let mut cases = vec![];
+    for dtype in DType::FLOATS {
+        let mut push = |input: Input| cases.push(Case::new(Op::QuantizeRows, [input]));
+        for shape in row_shapes() {
+            for (low, high) in [(-1.0, 1.0), (0.0, 6e4), (-1e-6, 0.0)] {
+                push(Input::new(&shape, dtype, Values::uniform(low, high)));
+            }
+        }
+        push(Input::new([5, 8, 128], dtype, Values::uniform(-3.0, 2.0)));
+        views(dtype, &Values::uniform(-1.0, 1.0)).into_iter().for_each(&mut push);
+        // Alone, and beside others, which may be infinite or NaN.
+        for width in [1, 7, 36] {
+            push(Input::new([36, width], dtype, Values::Floats(EDGES.into())));
+            push(Input::new([6, width], dtype, Values::Floats(SUBNORMALS.into())));
+        }
+        // Halves of a step, with a scale of 1.
+        let halves = (0..17).map(|i| f64::from(i) / 2.0 - 4.0).chain([127.0]).collect();
+        push(Input::new([2, 18], dtype, Values::Floats(halves)));
+    }
+    cases
+}
+
+pub(super) fn dequantize_rows() -> Vec<Case> {
+    let mut cases = vec![];
+    let mut push = |input: Input| cases.push(Case::new(Op::DequantizeRows, [input]));
+    let scales = [0.0f32, 1.0, 0.013, -2.5, f32::MAX, f32::MIN_POSITIVE, 1e-41, f32::INFINITY, f32::NAN];
+    for (i, scale) in scales.into_iter().enumerate() {
+        for width in [0, 1, 7, 64, 129] {
+            push(Input::new([3 + i, width + 4], DType::I8, quantised(width, [scale, 0.5 * scale])));
+        }
+    }
+    for view in View::ALL {
+        // Every row as the base has it: a view along the rows leaves each its scale.
+        push(Input::new([6, 37], DType::I8, quantised(33, [0.25, 0.25])).lying(view));
+    }
+    push(Input::new([0, 9], DType::I8, quantised(5, [1.0, 1.0])));
+    push(Input::new([2, 3, 20], DType::I8, quantised(16, [0.7, 0.01])));
+    push(Input::new([4], DType::I8, quantised(0, [1.0, 1.0])));
+    cases
+}
+
+/// Rows of [`Op::QuantizeRows`], over and over: their integers run through every value, their scales take turns.
+pub(super) fn quantised(width: usize, scales: [f32; 2]) -> Values {
+    let rows = scales.into_iter().cycle().take(32).enumerate().flat_map(|(row, scale)| {
+        let quants = (0..width).map(move |i| ((row * width + i) * 89 % 255) as i64 - 127);
+        quants.chain(scale.to_le_bytes().map(|byte| i64::from(byte as i8)))
+    });
+    Values::Integers(rows.collect())
 }
 
 /// The usual frequencies: `10000^(−2j/R)`.

@@ -47,6 +47,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     pub dtype: Option<DType>,
 
+    /// Keep keys and values as f32, bf16, f16 or q8, 8-bit integers that take half the memory of bf16; f32 if the
+    /// weights are, else bf16
+    #[arg(long, value_name = "DTYPE", value_parser = kv_dtype)]
+    pub kv_dtype: Option<DType>,
+
     /// Threads to compute with; one for each core if not given
     #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<usize>,
@@ -67,6 +72,7 @@ impl ModelArgs {
         let options = LoadOptions {
             context_length: self.context_length,
             dtype: self.dtype,
+            kv_dtype: self.kv_dtype,
             device: self.device.clone(),
             memory_limit: self.memory_limit,
             threads: self.threads,
@@ -173,6 +179,16 @@ fn dtype(text: &str) -> Result<DType, String> {
     DType::FLOATS.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| "expected f32, bf16 or f16".into())
 }
 
+/// What `--kv-dtype` calls the dtype of a key-value cache.
+pub fn kv_dtype_name(dtype: DType) -> &'static str {
+    if dtype == DType::I8 { "q8" } else { dtype.name() }
+}
+
+fn kv_dtype(text: &str) -> Result<DType, String> {
+    let mut known = DType::FLOATS.into_iter().chain([DType::I8]);
+    known.find(|dtype| kv_dtype_name(*dtype) == text).ok_or_else(|| "expected f32, bf16, f16 or q8".into())
+}
+
 pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
@@ -244,5 +260,7 @@ mod tests {
         assert!(size("lots").is_err());
         assert!(bias("42").is_err());
         assert!(dtype("int8").is_err());
+        assert!(dtype("q8").is_err());
+        assert!(kv_dtype("i8").is_err());
     }
 }

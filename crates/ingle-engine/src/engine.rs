@@ -65,6 +65,11 @@ impl Engine {
         self.model.as_ref()
     }
 
+    /// Where keys and values are kept.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
     /// Positions that a token can see at most, and the longest prompt.
     pub fn context_length(&self) -> usize {
         self.limits.context_length

@@ -21,7 +21,7 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Positions in one block of the key-value cache: prefixes are shared in whole blocks.
     pub block_size: usize,
-    /// Dtype of the key-value cache; f32 if `None` and the weights are, else bf16.
+    /// Dtype of the key-value cache: a float, or i8 for quantised rows; f32 if `None` and the weights are, else bf16.
     pub kv_dtype: Option<DType>,
     /// Bytes the key-value cache may take; no more than all sequences need if `None`. The context length is
     /// cut to what fits.
@@ -82,8 +82,8 @@ impl EngineOptions {
             DType::F32 => DType::F32,
             _ => DType::BF16,
         });
-        if !kv_dtype.is_float() {
-            let message = format!("kv_dtype: expected f32, f16 or bf16, found {kv_dtype}");
+        if !kv_dtype.is_float() && kv_dtype != DType::I8 {
+            let message = format!("kv_dtype: expected f32, f16, bf16 or i8, found {kv_dtype}");
             return Err(Error::Request { message });
         }
 
@@ -123,7 +123,7 @@ impl EngineOptions {
         let of = |layer: &CacheLayer| {
             let positions = layer.window.unwrap_or(0) + step_tokens - 1;
             let slots = least_blocks(positions, self.block_size).saturating_mul(self.block_size);
-            slots.saturating_mul(2 * layer.kv_heads * layer.head_dim * dtype.size())
+            slots.saturating_mul(layer.token_bytes(dtype))
         };
         layers.iter().map(of).fold(0, usize::saturating_add)
     }

@@ -42,6 +42,22 @@ pub struct CacheLayer {
     pub window: Option<usize>,
 }
 
+impl CacheLayer {
+    /// Elements of one head's key, or value, in a cache of `dtype`: beside integers stands their scale, as
+    /// [`Op::QuantizeRows`](ingle_tensor::Op::QuantizeRows) puts it.
+    fn row(&self, dtype: DType) -> usize {
+        match dtype {
+            DType::I8 => self.head_dim + size_of::<f32>(),
+            _ => self.head_dim,
+        }
+    }
+
+    /// Bytes that the keys and values of one token take in a cache of `dtype`.
+    pub fn token_bytes(&self, dtype: DType) -> usize {
+        2 * self.kv_heads * self.row(dtype) * dtype.size()
+    }
+}
+
 /// Layers that see equally far, and so share block tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheGroup {
@@ -74,7 +90,8 @@ struct Layer {
 }
 
 impl KvCache {
-    /// An empty cache for `layers`, in blocks of `block_size` slots of `dtype`.
+    /// An empty cache for `layers`, in blocks of `block_size` slots of `dtype`: a float, or i8 for keys and values
+    /// that are quantised as they are written, each head's with a scale of its own.
     ///
     /// # Errors
     /// Those of making an empty tensor on the device.
@@ -86,11 +103,21 @@ impl KvCache {
                 groups.push(CacheGroup { window: shape.window, block_bytes: 0, blocks: 0 });
                 groups.len() - 1
             });
-            groups[group].block_bytes += 2 * block_size * shape.kv_heads * shape.head_dim * dtype.size();
-            let empty = Tensor::full(device, [0, shape.kv_heads, shape.head_dim], dtype, 0.0)?;
+            groups[group].block_bytes += block_size * shape.token_bytes(dtype);
+            let empty = Tensor::full(device, [0, shape.kv_heads, shape.row(dtype)], dtype, 0.0)?;
             stores.push(Layer { shape, group, store: Some([empty.clone(), empty]) });
         }
         Ok(KvCache { device: device.clone(), dtype, block_size, groups, layers: stores })
+    }
+
+    /// Of keys and values: a float, or i8 for quantised rows.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes that the keys and values of one token take, over all layers.
+    pub fn token_bytes(&self) -> usize {
+        self.layers.iter().map(|layer| layer.shape.token_bytes(self.dtype)).sum()
     }
 
     /// Slots in a block.
@@ -119,11 +146,11 @@ impl KvCache {
         };
         let mut grown = Vec::new();
         for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.group == group) {
-            let CacheLayer { kv_heads, head_dim, .. } = layer.shape;
+            let (kv_heads, row) = (layer.shape.kv_heads, layer.shape.row(self.dtype));
             let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
             // Keys and values get memory of their own, so that each is its only handle and can be donated.
             let longer = |old: &Tensor| -> Result<Tensor> {
-                let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, head_dim], self.dtype, 0.0)?;
+                let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, row], self.dtype, 0.0)?;
                 match old.shape()[0] {
                     0 => Ok(zeros),
                     _ => Ok(Tensor::concat(&[old.clone(), zeros], 0)?),
@@ -169,8 +196,11 @@ impl KvCache {
         let entry = self.layers.get_mut(layer).ok_or_else(lost)?;
         let table = batch.tables.get(entry.group).ok_or_else(lost)?;
         let [keys, values] = entry.store.take().ok_or_else(lost)?;
-        let keys = keys.write_rows(k, &table.slots)?;
-        let values = values.write_rows(v, &table.slots)?;
+        let written = |store: Tensor, rows: &Tensor| match self.dtype {
+            DType::I8 => store.write_rows(&rows.quantize_rows()?, &table.slots),
+            _ => store.write_rows(rows, &table.slots),
+        };
+        let (keys, values) = (written(keys, k)?, written(values, v)?);
         let parameters = PagedAttention { block_size, scale, window: entry.shape.window, soft_cap };
         let attended =
             q.paged_attention([&keys, &values], [&table.blocks, &batch.sequences, &batch.positions], parameters)?;

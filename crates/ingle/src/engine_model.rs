@@ -10,7 +10,7 @@ use ingle_engine::text::{ChatTemplate, GenerationPrompt, Message, Special, Token
 use ingle_engine::{Engine, EngineOptions, Event, EventStream, Generate, Request, Sampling, Task, Worker};
 use ingle_models::Summary;
 use ingle_nn::ModelFiles;
-use ingle_tensor::{DeviceHandle, Memory};
+use ingle_tensor::{DType, DeviceHandle, Memory};
 
 use crate::classify::{self, Labelled};
 use crate::stream::{Finish, TokenSource, Update, stopped};
@@ -34,6 +34,8 @@ pub struct EngineModel {
     template: ChatTemplate,
     sampling: Sampling,
     summary: Summary,
+    kv_dtype: DType,
+    kv_token_bytes: usize,
     name: String,
     backend: &'static str,
 }
@@ -53,8 +55,13 @@ impl EngineModel {
         let summary = model.summary().clone();
         let tokenizer = Tokenizer::from_files(files)?;
         let template = ChatTemplate::from_files(files, &tokenizer)?;
-        let engine_options = EngineOptions { context_length: options.context_length, ..EngineOptions::default() };
+        let engine_options = EngineOptions {
+            context_length: options.context_length,
+            kv_dtype: options.kv_dtype,
+            ..EngineOptions::default()
+        };
         let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;
+        let (kv_dtype, kv_token_bytes) = (engine.cache().dtype(), engine.cache().token_bytes());
         Ok(EngineModel {
             worker: Worker::new(engine)?,
             device,
@@ -62,6 +69,8 @@ impl EngineModel {
             template,
             sampling: defaults::sampling(files)?,
             summary,
+            kv_dtype,
+            kv_token_bytes,
             name: files.name(),
             backend,
         })
@@ -191,6 +200,8 @@ impl TextModel for EngineModel {
             backend: self.backend.into(),
             summary: self.summary.clone(),
             context_length: self.worker.limits().context_length,
+            kv_dtype: self.kv_dtype,
+            kv_token_bytes: self.kv_token_bytes,
             chat_template: self.template.origin().into(),
         }
     }

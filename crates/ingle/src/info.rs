@@ -2,7 +2,7 @@
 //! What a loaded model is, and what it has done.
 
 use ingle_models::Summary;
-use ingle_tensor::Memory;
+use ingle_tensor::{DType, Memory};
 
 /// What a loaded model is.
 #[derive(Clone, Debug)]
@@ -15,6 +15,10 @@ pub struct ModelInfo {
     pub summary: Summary,
     /// Tokens a sequence may have here, prompt and answer together.
     pub context_length: usize,
+    /// Dtype of keys and values; [`DType::I8`] are 8-bit integers with scales.
+    pub kv_dtype: DType,
+    /// Bytes that the keys and values of one token take, over all layers.
+    pub kv_token_bytes: usize,
     /// Where the chat template comes from: a file, or `built-in …`.
     pub chat_template: String,
 }

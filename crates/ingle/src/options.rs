@@ -14,8 +14,11 @@ use crate::CancelToken;
 pub struct LoadOptions {
     /// Tokens a sequence may have, prompt and answer together; the model's own context length if `None`.
     pub context_length: Option<usize>,
-    /// Weights, activations and cache in this dtype; as stored if `None`. [`DType::F32`] is the reference.
+    /// Weights and activations in this dtype; as stored if `None`. [`DType::F32`] is the reference.
     pub dtype: Option<DType>,
+    /// Keys and values in this dtype; f32 if `None` and the weights are, else bf16. [`DType::I8`] takes about half of
+    /// bf16's memory: each head's key and value as 8-bit integers with a scale.
+    pub kv_dtype: Option<DType>,
     /// The backend, by name (see [`crate::backends`]); the best available if `None`.
     pub device: Option<String>,
     /// Bytes that the model and all it computes may take; unlimited if `None`.

@@ -249,6 +249,31 @@ fn memory_limit_holds_while_running_ugly() {
 }
 
 #[test]
+fn integers_as_keys_and_values_take_half_and_say_the_same_good() {
+    let with = |kv_dtype| {
+        let options = LoadOptions { kv_dtype: Some(kv_dtype), ..LoadOptions::default() };
+        ingle::load("demo", &options).unwrap()
+    };
+    let (half, quantised) = (with(DType::BF16), with(DType::I8));
+    let tokens = half.tokenize("ROMEO:\nBut, soft! what light through yonder window breaks?", Special::Add).unwrap();
+    let logits = |model: &dyn TextModel| model.logits(tokens.clone(), 0).unwrap();
+    let (expected, found) = (logits(half.as_ref()), logits(quantised.as_ref()));
+    assert_ne!(expected, found, "the option does something");
+    for (expected, found) in expected.iter().zip(&found) {
+        let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        let off = expected.iter().zip(found).fold(0f32, |off, (a, b)| off.max((a - b).abs()));
+        assert!(off <= 0.05 * largest, "{off} of {largest}");
+    }
+    // Heads are 64 wide: 128 bytes in bf16, 64 and a scale of 4 as integers.
+    let bytes = |model: &dyn TextModel| (model.info().kv_token_bytes, model.metrics().engine.kv_bytes);
+    let ((half, half_held), (quantised, quantised_held)) = (bytes(half.as_ref()), bytes(quantised.as_ref()));
+    assert_eq!((quantised * 128, quantised_held * 128), (half * 68, half_held * 68));
+    let refused = LoadOptions { kv_dtype: Some(DType::I32), ..LoadOptions::default() };
+    let error = ingle::load("demo", &refused).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("kv_dtype: expected f32, f16, bf16 or i8, found i32"), "{error}");
+}
+
+#[test]
 fn discover_lists_models_and_what_is_wrong_with_others_good() {
     let found = ingle::discover(fixtures().join("..")).unwrap();
     assert!(found.iter().filter(|model| model.summary.is_ok()).count() >= 20);

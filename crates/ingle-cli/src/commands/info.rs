@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, kv_dtype_name};
 use crate::{Failure, output};
 
 /// Say what a model is: architecture, sizes, weights, context, memory
@@ -36,6 +36,8 @@ impl Args {
                 "vocab_size": summary.vocab_size,
                 "model_context_length": summary.context_length,
                 "context_length": info.context_length,
+                "kv_dtype": kv_dtype_name(info.kv_dtype),
+                "kv_bytes_per_token": info.kv_token_bytes,
                 "chat_template": info.chat_template,
                 "active_memory": memory.active,
                 "peak_memory": memory.peak,
@@ -45,6 +47,7 @@ impl Args {
             length if length == summary.context_length => format!("{} tokens", output::count(length)),
             length => format!("{} tokens (the model's own: {})", output::count(length), summary.context_length),
         };
+        let kv_bytes = output::bytes(info.kv_token_bytes);
         let rows = [
             ("name", info.name.clone()),
             ("architecture", summary.architecture.clone()),
@@ -56,6 +59,7 @@ impl Args {
             ("hidden size", summary.hidden_size.to_string()),
             ("vocabulary", output::count(summary.vocab_size)),
             ("context", context),
+            ("KV cache", format!("{kv_bytes} per token in {}", kv_dtype_name(info.kv_dtype))),
             ("chat template", info.chat_template.clone()),
             ("memory", format!("{} active, {} at most", output::bytes(memory.active), output::bytes(memory.peak))),
         ];

@@ -198,6 +198,7 @@ fn values_out_of_range_are_wrong_usage_bad() {
         ("--max-tokens", "0"),
         ("--logit-bias", "5"),
         ("--dtype", "int3"),
+        ("--kv-dtype", "i8"),
         ("--threads", "0"),
         ("--memory-limit", "lots"),
     ] {

@@ -198,6 +198,31 @@ fn info_models_devices_say_what_there_is_good() {
 }
 
 #[test]
+fn kv_dtype_decides_what_a_token_takes_good() {
+    let bytes = |dtype: &str| {
+        let info = json(&["info", "--json", "--kv-dtype", dtype]);
+        assert_eq!(info["kv_dtype"], dtype);
+        info["kv_bytes_per_token"].as_u64().unwrap()
+    };
+    let (f32, bf16, q8) = (bytes("f32"), bytes("bf16"), bytes("q8"));
+    // Heads are 64 wide; a scale takes 4 bytes.
+    assert_eq!(f32, 2 * bf16);
+    assert_eq!(q8 * 128, bf16 * 68);
+    assert!(stdout(&["info", "--kv-dtype", "q8"]).contains("per token in q8"));
+
+    let bench = |dtype: &str| {
+        let args = ["bench", "--json", "-p", "8", "-g", "4", "-b", "1", "-d", "60", "-r", "1", "--kv-dtype", dtype];
+        let bench = json(&args);
+        let tests = bench["tests"].as_array().unwrap();
+        let read = tests.iter().find_map(|test| test["bytes_per_token"].as_f64()).unwrap();
+        read - bench["weight_bytes"].as_f64().unwrap()
+    };
+    assert_eq!(bench("q8") * 128.0, bench("bf16") * 68.0, "what the benchmark says that a token reads");
+    let answer = stdout(&["generate", "--prompt", "ROMEO:", "-n", "20", "--kv-dtype", "q8"]);
+    assert!(!answer.trim().is_empty());
+}
+
+#[test]
 fn help_teaches_good() {
     for command in
         ["generate", "chat", "batch", "classify", "logits", "tokenize", "info", "models", "pull", "bench", "devices"]

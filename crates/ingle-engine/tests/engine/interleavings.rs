@@ -3,6 +3,7 @@
 //! what it gives alone.
 
 use ingle_engine::{EngineOptions, Event, FinishReason, Request, RequestId};
+use ingle_tensor::DType;
 use proptest::prelude::*;
 
 use crate::tiny::*;
@@ -61,15 +62,19 @@ fn options() -> impl Strategy<Value = EngineOptions> {
         prop_oneof![Just(None), Just(Some(0usize)), Just(Some(usize::MAX))],
         prop_oneof![Just(64usize), 1usize..6],
         1usize..9,
+        prop_oneof![3 => Just(None), 1 => Just(Some(DType::I8))],
     )
-        .prop_map(|(step_tokens, block_size, kv_bytes, prefix_bytes, rows, max_sequences)| EngineOptions {
-            step_tokens,
-            block_size,
-            kv_bytes,
-            prefix_bytes,
-            logits_bytes: rows * VOCAB * 4,
-            max_sequences,
-            ..Default::default()
+        .prop_map(|(step_tokens, block_size, kv_bytes, prefix_bytes, rows, max_sequences, kv_dtype)| {
+            EngineOptions {
+                step_tokens,
+                block_size,
+                kv_bytes,
+                prefix_bytes,
+                logits_bytes: rows * VOCAB * 4,
+                max_sequences,
+                kv_dtype,
+                ..Default::default()
+            }
         })
 }
 
@@ -81,6 +86,7 @@ proptest! {
         plans in prop::collection::vec(plan(), 1..10),
         options in options(),
     ) {
+        let kv_dtype = options.kv_dtype;
         let mut engine = engine(options);
         prop_assume!(engine.context_length() >= 120);
         let mut outcomes: Vec<Outcome> = plans.iter().map(|_| Outcome::default()).collect();
@@ -106,7 +112,7 @@ proptest! {
             prop_assert!(step < 20_000, "{engine:?}");
         }
         for (plan, outcome) in plans.iter().zip(&outcomes) {
-            let expected = alone(plan.request());
+            let expected = alone_with(EngineOptions { kv_dtype, ..Default::default() }, plan.request());
             prop_assert_eq!(&outcome.failed, &None);
             if outcome.reason() == Some(FinishReason::Cancelled) {
                 prop_assert!(plan.patience.is_some());

@@ -245,5 +245,10 @@ pub fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Outcome> {
 
 /// What a request gives in an engine of its own.
 pub fn alone(request: Request) -> Outcome {
-    run(&mut engine(EngineOptions::default()), vec![request]).remove(0)
+    alone_with(EngineOptions::default(), request)
+}
+
+/// [`alone`], in an engine set up so.
+pub fn alone_with(options: EngineOptions, request: Request) -> Outcome {
+    run(&mut engine(options), vec![request]).remove(0)
 }

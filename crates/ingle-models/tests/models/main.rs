@@ -2,6 +2,7 @@
 //! Whole models: their numbers, that nothing around a request changes them, and what happens to bad files.
 
 mod bad_files;
+mod cache;
 mod common;
 mod export;
 mod parity;

@@ -14,13 +14,14 @@ use crate::common::{Fixture, Part, Rows, Session, cpu, logits_alone};
 const FIXTURES: [&str; 6] =
     ["gemma2-v5", "gemma3_text-v5", "gemma3-published", "llama-published", "qwen2-sliding", "qwen3-sliding"];
 
-const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+/// Of the weights, and of keys and values.
+const DTYPES: [[DType; 2]; 3] = [[DType::F32; 2], [DType::BF16; 2], [DType::BF16, DType::I8]];
 
 /// A model, a prompt, and the prompt's logits when it is alone and fed at once, on two threads.
 struct Case {
     name: String,
     files: ModelFiles,
-    dtype: DType,
+    dtypes: [DType; 2],
     model: Box<dyn Model>,
     tokens: Vec<i32>,
     alone: Rows,
@@ -31,27 +32,28 @@ impl Case {
     fn all() -> Vec<Case> {
         let device = cpu(2);
         let mut cases = Vec::new();
-        for dtype in DTYPES {
+        for dtypes in DTYPES {
             for name in FIXTURES {
                 let fixture = Fixture::named(name);
-                cases.push(Case::new(name, fixture.files(), fixture.tokens, (&device, dtype)));
+                cases.push(Case::new(name, fixture.files(), fixture.tokens, (&device, dtypes)));
             }
             let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ingle/models/demo");
             let tokens = (0..150).map(|i| 5 + i * i % 1021).collect();
-            cases.push(Case::new("demo", ModelFiles::directory(demo).unwrap(), tokens, (&device, dtype)));
+            cases.push(Case::new("demo", ModelFiles::directory(demo).unwrap(), tokens, (&device, dtypes)));
         }
         cases
     }
 
-    fn new(name: &str, files: ModelFiles, tokens: Vec<i32>, (device, dtype): (&DeviceHandle, DType)) -> Case {
+    fn new(name: &str, files: ModelFiles, tokens: Vec<i32>, (device, dtypes): (&DeviceHandle, [DType; 2])) -> Case {
+        let [dtype, cache] = dtypes;
         let model = load(&files, device, &LoadOptions { dtype: Some(dtype) }, &mut |_| {}).unwrap();
-        let alone = logits_alone(&*model, &tokens, tokens.len(), dtype);
-        Case { name: format!("{name} {dtype}"), files, dtype, model, tokens, alone }
+        let alone = logits_alone(&*model, &tokens, tokens.len(), cache);
+        Case { name: format!("{name} {dtype}, cache {cache}"), files, dtypes, model, tokens, alone }
     }
 
     /// Room for eight sequences as long as this one.
     fn session(&self) -> Session<'_> {
-        Session::new(&*self.model, [8, self.tokens.len()], self.dtype)
+        Session::new(&*self.model, [8, self.tokens.len()], self.dtypes[1])
     }
 
     fn assert_same(&self, logits: &Rows, how: &str) {
@@ -63,7 +65,7 @@ impl Case {
 fn prompt_in_pieces_good() {
     for case in Case::all() {
         for chunk in [1, 2, 7, 16] {
-            let pieces = logits_alone(&*case.model, &case.tokens, chunk, case.dtype);
+            let pieces = logits_alone(&*case.model, &case.tokens, chunk, case.dtypes[1]);
             case.assert_same(&pieces, &format!("{chunk} tokens at a time"));
         }
     }
@@ -108,8 +110,8 @@ fn threads_good() {
     for threads in [1, 3] {
         let device = cpu(threads);
         for case in Case::all() {
-            let Case { name, files, tokens, dtype, .. } = &case;
-            let other = Case::new(name, files.clone(), tokens.clone(), (&device, *dtype));
+            let Case { name, files, tokens, dtypes, .. } = &case;
+            let other = Case::new(name, files.clone(), tokens.clone(), (&device, *dtypes));
             case.assert_same(&other.alone, &format!("{threads} threads against 2"));
         }
     }
@@ -121,7 +123,7 @@ fn other_history_bad() {
     for case in Case::all() {
         let mut tokens = case.tokens.clone();
         tokens[0] = tokens[1] + 1;
-        let logits = logits_alone(&*case.model, &tokens, tokens.len(), case.dtype);
+        let logits = logits_alone(&*case.model, &tokens, tokens.len(), case.dtypes[1]);
         let second = |logits: &Rows| rows(logits, 1, 1);
         let difference = second(&logits).difference(&second(&case.alone));
         assert!(difference > 0.0, "{}: the first token does not matter", case.name);

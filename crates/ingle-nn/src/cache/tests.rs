@@ -15,7 +15,11 @@ fn cpu() -> DeviceHandle {
 }
 
 fn cache(device: &DeviceHandle) -> KvCache {
-    KvCache::new(device, &[SLIDING, FULL, SLIDING], BLOCK_SIZE, DType::F32).unwrap()
+    cache_of(device, DType::F32)
+}
+
+fn cache_of(device: &DeviceHandle, dtype: DType) -> KvCache {
+    KvCache::new(device, &[SLIDING, FULL, SLIDING], BLOCK_SIZE, dtype).unwrap()
 }
 
 /// A batch of one sequence's tokens `first..last`, which lies in the cache in order.
@@ -77,6 +81,27 @@ fn tokens_see_what_was_written_before_good() {
     assert_close(&mean_of_positions(&mut cache, 1, [0, 3]).unwrap(), &[0.0, 0.5, 1.0]);
     assert_close(&mean_of_positions(&mut cache, 1, [3, 5]).unwrap(), &[1.5, 2.0]);
     assert_close(&mean_of_positions(&mut cache, 0, [0, 5]).unwrap(), &[0.0, 0.5, 1.0, 2.0, 3.0]);
+}
+
+#[test]
+fn integers_take_a_byte_each_and_four_for_their_scale_good() {
+    let device = cpu();
+    let mut cache = cache_of(&device, DType::I8);
+    let bytes: Vec<usize> = cache.groups().iter().map(|group| group.block_bytes).collect();
+    assert_eq!(bytes, [2 * 2 * BLOCK_SIZE * (2 + 4), 2 * BLOCK_SIZE * (2 + 4)]);
+    assert_eq!((cache.dtype(), cache.token_bytes()), (DType::I8, 3 * 2 * (2 + 4)));
+    for group in 0..2 {
+        cache.grow(group, 4).unwrap();
+    }
+    assert_eq!(cache.bytes(), 4 * bytes.iter().sum::<usize>());
+    // Rows of equal numbers lose nothing, and weights are within 2⁻¹⁶ of theirs.
+    for (layer, range, expected) in [(1, [0, 3], &[0.0, 0.5, 1.0][..]), (1, [3, 5], &[1.5, 2.0])] {
+        let found = mean_of_positions(&mut cache, layer, range).unwrap();
+        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near && found.len() == expected.len(), "expected {expected:?}, found {found:?}");
+    }
+    cache.reset().unwrap();
+    assert_eq!((cache.dtype(), cache.bytes()), (DType::I8, 0));
 }
 
 #[test]

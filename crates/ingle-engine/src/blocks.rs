@@ -238,8 +238,10 @@ impl BlockManager {
                 self.release_block(group, std::mem::take(&mut table.blocks[index]));
             }
             table.first = table.first.max(first);
-            while table.blocks.len() * self.block_size < end {
-                let Some(block) = self.allocate(group, storage) else { break };
+            let wanted = end.div_ceil(self.block_size);
+            while table.blocks.len() < wanted {
+                let missing = wanted - table.blocks.len();
+                let Some(block) = self.allocate(group, missing, storage) else { break };
                 table.blocks.push(block);
             }
             covered = covered.min(table.blocks.len() * self.block_size);
@@ -317,11 +319,12 @@ impl BlockManager {
         }
     }
 
-    fn allocate(&mut self, group: usize, storage: &mut impl Grow) -> Option<u32> {
+    /// A block, the first of `missing` that its sequence needs now.
+    fn allocate(&mut self, group: usize, missing: usize, storage: &mut impl Grow) -> Option<u32> {
         let found = !self.pools[group].free.is_empty()
-            || (self.keeps_prefixes(group) && self.grow(group, storage))
+            || (self.keeps_prefixes(group) && self.grow(group, missing, storage))
             || self.evict(group)
-            || self.grow(group, storage);
+            || self.grow(group, missing, storage);
         if !found {
             return None;
         }
@@ -363,7 +366,8 @@ impl BlockManager {
         most.min(by_bytes).min(i32::MAX as usize / self.block_size)
     }
 
-    fn grow(&mut self, group: usize, storage: &mut impl Grow) -> bool {
+    /// Grows a pool by `missing` blocks at least, if it can.
+    fn grow(&mut self, group: usize, missing: usize, storage: &mut impl Grow) -> bool {
         let most = self.most_blocks(group);
         let pool = &mut self.pools[group];
         let size = pool.blocks.len();
@@ -371,7 +375,7 @@ impl BlockManager {
             return false;
         }
         // Doubling keeps copies rare; where memory is short, a little may still be had.
-        for wanted in [(2 * size).max(FIRST_BLOCKS), size + size / 8 + 1] {
+        for wanted in [(2 * size).max(size + missing).max(FIRST_BLOCKS), size + size / 8 + 1] {
             let wanted = wanted.min(most);
             match storage.grow(group, wanted) {
                 Ok(()) => {

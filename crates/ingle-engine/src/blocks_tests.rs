@@ -12,10 +12,19 @@ const BLOCK: usize = 4;
 /// Memory that runs out.
 struct Storage {
     most: usize,
+    /// What it was asked to grow to, each time.
+    growths: Vec<usize>,
+}
+
+impl Storage {
+    fn new(most: usize) -> Self {
+        Storage { most, growths: Vec::new() }
+    }
 }
 
 impl Grow for Storage {
     fn grow(&mut self, group: usize, blocks: usize) -> ingle_nn::Result<()> {
+        self.growths.push(blocks);
         if blocks > self.most { Err(ingle_nn::Error::CacheLost { layer: group }) } else { Ok(()) }
     }
 }
@@ -152,7 +161,7 @@ proptest! {
         windows in prop::sample::select(vec![vec![None], vec![Some(6)], vec![None, Some(6)], vec![Some(1), Some(9), None]]),
     ) {
         let manager = manager(&windows, bytes, prefix_bytes);
-        let mut world = World { manager, storage: Storage { most }, running: Vec::new(), written: HashMap::new() };
+        let mut world = World { manager, storage: Storage::new(most), running: Vec::new(), written: HashMap::new() };
         for act in acts {
             match act {
                 Act::Admit(tokens) => world.admit(tokens),
@@ -176,7 +185,7 @@ proptest! {
 #[test]
 fn the_prefix_unused_for_longest_is_forgotten_first_good() {
     let mut manager = manager(&[None], 9, 0);
-    let mut storage = Storage { most: 9 };
+    let mut storage = Storage::new(9);
     let mut fill = |manager: &mut BlockManager, token: u32| {
         let tokens = vec![token; 13];
         let (mut lease, cached) = manager.admit(&tokens, 12);
@@ -196,7 +205,7 @@ fn the_prefix_unused_for_longest_is_forgotten_first_good() {
 #[test]
 fn a_window_takes_no_more_blocks_however_long_the_sequence_good() {
     let mut manager = manager(&[Some(6)], usize::MAX, 0);
-    let mut storage = Storage { most: usize::MAX };
+    let mut storage = Storage::new(usize::MAX);
     let (mut lease, _) = manager.admit(&[0], 0);
     for position in 0..1000 {
         assert!(manager.reserve(&mut lease, position, position + 1, &mut storage) > position);
@@ -207,10 +216,20 @@ fn a_window_takes_no_more_blocks_however_long_the_sequence_good() {
 }
 
 #[test]
+fn a_pool_grows_at_once_to_what_a_sequence_needs_good() {
+    let mut manager = manager(&[None], usize::MAX, 0);
+    let mut storage = Storage::new(usize::MAX);
+    let (mut lease, _) = manager.admit(&[0], 0);
+    let positions = (FIRST_BLOCKS + 3) * BLOCK;
+    assert_eq!(manager.reserve(&mut lease, 0, positions, &mut storage), positions);
+    assert_eq!(storage.growths, [FIRST_BLOCKS + 3]);
+}
+
+#[test]
 fn groups_leave_each_other_what_one_sequence_needs_ugly() {
     // 64 positions are 17 blocks at most; a window of 6 touches 3.
     let mut manager = manager(&[None, Some(6)], 20, 0);
-    let mut storage = Storage { most: usize::MAX };
+    let mut storage = Storage::new(usize::MAX);
     let (mut greedy, _) = manager.admit(&[0], 0);
     assert_eq!(manager.reserve(&mut greedy, 0, 1000, &mut storage), 12);
     manager.release(greedy);
@@ -225,7 +244,7 @@ fn groups_leave_each_other_what_one_sequence_needs_ugly() {
 fn a_refused_growth_is_kept_for_the_error_bad() {
     let mut manager = manager(&[None], usize::MAX, 0);
     let (mut lease, _) = manager.admit(&[0], 0);
-    assert_eq!(manager.reserve(&mut lease, 0, 10, &mut Storage { most: 0 }), 0);
+    assert_eq!(manager.reserve(&mut lease, 0, 10, &mut Storage::new(0)), 0);
     assert!(matches!(manager.take_refusal(), Some(ingle_nn::Error::CacheLost { .. })));
     assert!(manager.take_refusal().is_none());
 }

@@ -196,12 +196,17 @@ impl Engine {
         self.metrics = Metrics::default();
     }
 
+    /// Forgets the prompts kept for reuse; their memory stays, for the next ones.
+    pub fn forget_prefixes(&mut self) {
+        self.scheduler.blocks.forget();
+    }
+
     /// Forgets the prompts kept for reuse. Without a running request, the cache gives its memory back too.
     ///
     /// # Errors
     /// Those of making an empty cache.
     pub fn clear_prefix_cache(&mut self) -> Result<()> {
-        self.scheduler.blocks.forget();
+        self.forget_prefixes();
         if self.scheduler.running.is_empty() {
             self.scheduler.blocks.reset();
             self.cache.reset()?;

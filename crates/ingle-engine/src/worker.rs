@@ -51,6 +51,7 @@ pub struct Canceller(Arc<AtomicBool>);
 enum Command {
     Submit { id: RequestId, request: Box<Request>, client: Client },
     ResetMetrics { done: mpsc::Sender<Result<()>> },
+    ForgetPrefixes { done: mpsc::Sender<Result<()>> },
     ClearPrefixCache { done: mpsc::Sender<Result<()>> },
 }
 
@@ -117,7 +118,15 @@ impl Worker {
         self.ask(|done| Command::ResetMetrics { done })
     }
 
-    /// Forgets the prompts kept for reuse, as [`Engine::clear_prefix_cache`]; returns when it is done.
+    /// Forgets the prompts kept for reuse, as [`Engine::forget_prefixes`]; returns when it is done.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after the engine has failed.
+    pub fn forget_prefixes(&self) -> Result<()> {
+        self.ask(|done| Command::ForgetPrefixes { done })
+    }
+
+    /// Forgets the prompts kept for reuse and gives their memory back, as [`Engine::clear_prefix_cache`]; returns when it is done.
     ///
     /// # Errors
     /// [`Error::Stopped`] after the engine has failed; those of [`Engine::clear_prefix_cache`].
@@ -278,6 +287,11 @@ fn obey(command: Command, engine: &mut Engine, clients: &mut Clients, shared: &S
         },
         Command::ResetMetrics { done } => {
             engine.reset_metrics();
+            shared.show(engine);
+            reply(&done, Ok(()));
+        }
+        Command::ForgetPrefixes { done } => {
+            engine.forget_prefixes();
             shared.show(engine);
             reply(&done, Ok(()));
         }

@@ -267,6 +267,10 @@ impl TextModel for EngineModel {
         self.device.set_cache_limit(bytes);
     }
 
+    fn forget_prompts(&self) -> Result<()> {
+        Ok(self.worker.forget_prefixes()?)
+    }
+
     fn clear_cache(&self) -> Result<()> {
         self.worker.clear_prefix_cache()?;
         self.device.clear_cache();

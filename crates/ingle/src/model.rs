@@ -76,6 +76,12 @@ pub trait TextModel: Send + Sync {
     /// Keeps at most so many freed bytes for reuse; `None` restores the device's default.
     fn set_cache_limit(&self, bytes: Option<usize>);
 
+    /// Forgets prompts kept for reuse: the next request is computed from its first token on.
+    ///
+    /// # Errors
+    /// If the engine has failed.
+    fn forget_prompts(&self) -> Result<()>;
+
     /// Gives freed memory back to the system, and forgets prompts kept for reuse.
     ///
     /// # Errors

@@ -342,6 +342,13 @@ fn clearing_gives_memory_back_and_forgets_good() {
     assert_eq!((engine.metrics().kv_bytes, engine.metrics().blocks_total), (0, 0));
     let again = run(&mut engine, vec![request()]).remove(0);
     assert_eq!((again.usage().cached_tokens, again.tokens), (0, first.tokens));
+    // Forgetting alone keeps the memory, and needs no more of it.
+    let memory = engine.metrics().kv_bytes;
+    engine.forget_prefixes();
+    assert_eq!((engine.metrics().kv_bytes, engine.metrics().blocks_cached), (memory, 0));
+    let again = run(&mut engine, vec![request()]).remove(0);
+    assert_eq!((again.usage().cached_tokens, engine.metrics().kv_bytes), (0, memory));
+    engine.forget_prefixes();
     // In the middle of another's work, only what nobody uses goes.
     let id = engine.submit(generate(prompt(2, 50), 30, 2)).expect("valid");
     let mut events = Vec::new();

@@ -51,6 +51,9 @@ fn many_threads_get_what_each_would_get_alone_good() {
     assert_eq!((metrics.generated_tokens, metrics.running), (320, 0));
     worker.reset_metrics().expect("it runs");
     assert_eq!(worker.metrics().generated_tokens, 0);
+    assert!(worker.metrics().blocks_cached > 0);
+    worker.forget_prefixes().expect("it runs");
+    assert_eq!(worker.metrics().blocks_cached, 0);
     worker.clear_prefix_cache().expect("it runs");
     assert_eq!(worker.metrics().kv_bytes, 0);
 }

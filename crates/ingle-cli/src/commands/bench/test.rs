@@ -103,7 +103,7 @@ impl<'a> Runner<'a> {
 
     /// The samples of a test, after one that does not count.
     pub fn run(&self, test: Test, repetitions: usize) -> Result<Vec<Sample>, Failure> {
-        self.model.clear_cache()?;
+        self.model.forget_prompts()?;
         let texts = match test {
             Test::Classify { sentences, tokens } => self.sentences(sentences, tokens)?,
             Test::Prompt { .. } | Test::Generate { .. } => Vec::new(),
@@ -118,7 +118,7 @@ impl<'a> Runner<'a> {
     }
 
     fn prompt(&self, tokens: usize, batch: usize) -> Result<Sample, Failure> {
-        self.model.clear_cache()?;
+        self.model.forget_prompts()?;
         let begin = Instant::now();
         self.round(&mut self.start(batch, tokens, Some(1))?)?;
         Ok(Sample { rate: per_second(batch * tokens, begin.elapsed()), step_bytes: None })
@@ -141,7 +141,7 @@ impl<'a> Runner<'a> {
     }
 
     fn classify(&self, texts: &[String]) -> Result<Sample, Failure> {
-        self.model.clear_cache()?;
+        self.model.forget_prompts()?;
         let begin = Instant::now();
         for outcome in self.model.classify(texts.to_vec(), &ClassifyOptions::Top(1))? {
             outcome?;

@@ -79,29 +79,38 @@ impl Kernel for Round<'_> {
     fn run<S: Simd>(self) {
         let groups = self.x.chunks_exact(self.group_size).zip(self.quants.chunks_exact_mut(self.group_size));
         for ((x, quants), (scale, sum)) in groups.zip(self.scales.iter_mut().zip(self.sums)) {
-            // Lanes of their own, so that the compiler may use all of a register.
-            let mut largest = [0f32; 16];
-            for x in x.chunks_exact(16) {
+            // Arrays as wide as the widest register, and integers where there is a choice: so that the compiler sees
+            // vectors. Magnitudes as bits are in the numbers' order, and what is not finite is above them all.
+            let mut largest = [0u32; LANES];
+            for x in x.as_chunks::<LANES>().0 {
                 for (largest, x) in largest.iter_mut().zip(x) {
-                    *largest = if x.abs() > *largest { x.abs() } else { *largest };
+                    *largest = (*largest).max(x.to_bits() & !SIGN);
                 }
             }
-            let largest = largest.iter().fold(0f32, |a, &b| if b > a { b } else { a });
+            let largest = f32::from_bits(largest.iter().fold(0, |a, &b| a.max(b)));
             let steps = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            let mut total = 0;
-            for (quant, x) in quants.iter_mut().zip(x) {
-                // To nearest, ties to even: adding this leaves no bits for a fraction.
-                const MAGIC: f32 = 12_582_912.0;
-                let rounded = (x * steps + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
-                *quant = rounded as i8;
-                total += rounded;
+            let mut totals = [0i32; LANES];
+            for (x, quants) in x.as_chunks::<LANES>().0.iter().zip(quants.as_chunks_mut::<LANES>().0) {
+                for ((x, quant), total) in x.iter().zip(quants).zip(&mut totals) {
+                    // To nearest, ties to even: adding this leaves no bits for a fraction.
+                    const MAGIC: f32 = 12_582_912.0;
+                    let rounded = ((x * steps + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+                    *quant = rounded as i8;
+                    *total = total.wrapping_add(rounded);
+                }
             }
             // What is not finite must not vanish.
-            *scale = if x.iter().all(|x| x.is_finite()) { largest / 127.0 } else { f32::NAN };
-            *sum = total;
+            *scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
+            *sum = totals.iter().fold(0, |a, &b| a.wrapping_add(b));
         }
     }
 }
+
+/// Numbers that are rounded side by side; groups are a multiple of it.
+const LANES: usize = 16;
+
+/// The bit of an f32 that is its sign.
+const SIGN: u32 = 1 << 31;
 
 /// A product of rounded rows with a packed quantised weight.
 pub(super) struct Groups<'a> {

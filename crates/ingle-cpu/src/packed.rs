@@ -26,19 +26,19 @@ pub(crate) const PANEL: usize = 64;
 /// How a packed weight lies in its buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Packing {
-    /// bf16; elements `2i` and `2i + 1` of a row side by side, those of the panel's next row beside them.
+    /// bf16 in rows of `k`; elements `2i` and `2i + 1` of a row side by side, those of the panel's next row beside them.
     #[cfg(target_arch = "x86_64")]
-    Pairs,
+    Pairs { k: usize },
     /// Quants of a few bits, after the scales of their group.
     Groups(GroupPanels),
 }
 
 impl Packing {
-    /// Row-major elements of the rows `rows` of a packed weight `[n, k]`, one after another, as `dtype`.
-    pub(crate) fn rows(&self, cx: &Context, packed: &[u8], rows: &[usize], k: usize, dtype: DType) -> Result<Buffer> {
+    /// Row-major elements of the rows `rows` of a packed weight, one after another, as `dtype`.
+    pub(crate) fn rows(&self, cx: &Context, packed: &[u8], rows: &[usize], dtype: DType) -> Result<Buffer> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Packing::Pairs => {
+            &Packing::Pairs { k } => {
                 let mut buffer = cx.memory.take(rows.len() * k * dtype.size(), Contents::Anything)?;
                 pairs::unpack(cx, packed, rows, k, elements_mut(&mut buffer))?;
                 Ok(buffer)

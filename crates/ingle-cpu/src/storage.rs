@@ -8,7 +8,7 @@ use ingle_tensor::{DType, Element, Error, Result, Storage, Tensor};
 use crate::kernels::Context;
 use crate::layout::Layout;
 use crate::memory::Buffer;
-use crate::packed::{self, Packing};
+use crate::packed::Packing;
 
 /// A view of a buffer. Cloning it shares the buffer.
 #[derive(Clone, Debug)]
@@ -59,9 +59,8 @@ impl CpuStorage {
     /// The same tensor, row-major if it was packed: what every operation but a few looks at.
     pub(crate) fn plain(self, cx: &Context) -> Result<Self> {
         let Some(packing) = self.packing else { return Ok(self) };
-        let [n, k] = packed::sizes(self.layout.shape());
-        let rows: Vec<usize> = (0..n).collect();
-        let buffer = packing.rows(cx, self.bytes(), &rows, k, self.dtype)?;
+        let rows: Vec<usize> = (0..self.layout.shape()[0]).collect();
+        let buffer = packing.rows(cx, self.bytes(), &rows, self.dtype)?;
         Ok(CpuStorage::new(buffer, self.layout, self.dtype))
     }
 

@@ -254,16 +254,19 @@ fn integers_as_keys_and_values_take_half_and_say_the_same_good() {
         let options = LoadOptions { kv_dtype: Some(kv_dtype), ..LoadOptions::default() };
         ingle::load("demo", &options).unwrap()
     };
-    let (half, quantised) = (with(DType::BF16), with(DType::I8));
+    let (single, half, quantised) = (with(DType::F32), with(DType::BF16), with(DType::I8));
     let tokens = half.tokenize("ROMEO:\nBut, soft! what light through yonder window breaks?", Special::Add).unwrap();
-    let logits = |model: &dyn TextModel| model.logits(tokens.clone(), 0).unwrap();
-    let (expected, found) = (logits(half.as_ref()), logits(quantised.as_ref()));
-    assert_ne!(expected, found, "the option does something");
-    for (expected, found) in expected.iter().zip(&found) {
-        let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-        let off = expected.iter().zip(found).fold(0f32, |off, (a, b)| off.max((a - b).abs()));
-        assert!(off <= 0.05 * largest, "{off} of {largest}");
-    }
+    let logits = |model: &dyn TextModel| model.logits(tokens.clone(), 0).unwrap().concat();
+    let exact = logits(single.as_ref());
+    let off = |model: &dyn TextModel| {
+        let squares = logits(model).into_iter().zip(&exact).map(|(a, b)| (a - b) * (a - b));
+        squares.sum::<f32>().sqrt()
+    };
+    let (off_half, off_quantised) = (off(half.as_ref()), off(quantised.as_ref()));
+    // In the mean square, an integer's step is at most √(2 · 64) times a bf16 number's in a row of 64: its largest is
+    // at most √64 times its mean, and 1/127 of that is the step of all, where bf16's goes with each number.
+    assert!(off_half > 0.0 && off_half < off_quantised, "{off_half}, {off_quantised}: the option does something");
+    assert!(off_quantised <= 128f32.sqrt() * off_half, "{off_quantised} off, where bf16 is {off_half}");
     // Heads are 64 wide: 128 bytes in bf16, 64 and a scale of 4 as integers.
     let bytes = |model: &dyn TextModel| (model.info().kv_token_bytes, model.metrics().engine.kv_bytes);
     let ((half, half_held), (quantised, quantised_held)) = (bytes(half.as_ref()), bytes(quantised.as_ref()));

@@ -42,7 +42,7 @@ pub(crate) fn linear(
     let product = Product { m, n, k, bias };
     match packing {
         #[cfg(target_arch = "x86_64")]
-        Packing::Pairs => {
+        Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
             in_dtype(cx, "linear", output, |out| {
                 product.run(cx, out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
@@ -64,8 +64,9 @@ pub(crate) fn pack(cx: &Context, weight: CpuStorage) -> Result<CpuStorage> {
     if weight.dtype() == DType::BF16 && cx.isa == Isa::Avx512 && weight.packing().is_none() {
         let weight = contiguous(cx, weight)?;
         let shape = weight.layout().shape();
-        let buffer = pair_panels::pack(cx, packed(&weight), sizes(shape))?;
-        return Ok(CpuStorage::new(buffer, Layout::contiguous(shape), DType::BF16).packed(Packing::Pairs));
+        let [n, k] = sizes(shape);
+        let buffer = pair_panels::pack(cx, packed(&weight), [n, k])?;
+        return Ok(CpuStorage::new(buffer, Layout::contiguous(shape), DType::BF16).packed(Packing::Pairs { k }));
     }
     let _ = cx;
     Ok(weight)

@@ -29,7 +29,7 @@ pub(crate) fn take(cx: &Context, [table, index]: [CpuStorage; 2], output: &Spec)
     checked("take_rows", index, table.layout().shape()[0])?;
     if let Some(packing) = table.packing() {
         let rows: Vec<usize> = index.iter().map(|&row| row as usize).collect();
-        let buffer = packing.rows(cx, table.bytes(), &rows, table.layout().shape()[1], table.dtype())?;
+        let buffer = packing.rows(cx, table.bytes(), &rows, table.dtype())?;
         return Ok(CpuStorage::new(buffer, Layout::contiguous(&output.shape), output.dtype));
     }
     match table.dtype().size() {

@@ -11,9 +11,8 @@ pub(super) trait Rounding: Factor {
     /// Rounds a query; `to` is as long. Gives what one unit of a factor stands for.
     fn query(from: &[f32], to: &mut [Self]) -> f32;
 
-    /// Rounds a row's weights; `to` is as long. Gives what one unit of a factor stands for. Where that is always 1,
-    /// `from` becomes what the factors are.
-    fn weights(from: &mut [f32], to: &mut [Self]) -> f32;
+    /// Rounds a row's weights; `to` is as long. Gives what one unit of a factor stands for.
+    fn weights(from: &[f32], to: &mut [Self]) -> f32;
 
     /// Sums of products where they are, as the f32 that they stand for.
     fn settle(sums: &mut [f32], unit: f32);
@@ -27,7 +26,7 @@ impl Rounding for f32 {
     }
 
     #[inline(always)]
-    fn weights(from: &mut [f32], to: &mut [f32]) -> f32 {
+    fn weights(from: &[f32], to: &mut [f32]) -> f32 {
         to.copy_from_slice(from);
         1.0
     }
@@ -44,11 +43,8 @@ impl Rounding for bf16 {
     }
 
     #[inline(always)]
-    fn weights(from: &mut [f32], to: &mut [bf16]) -> f32 {
-        for (from, to) in from.iter_mut().zip(to) {
-            *to = bf16::narrow(*from);
-            *from = to.widen();
-        }
+    fn weights(from: &[f32], to: &mut [bf16]) -> f32 {
+        bf16::narrow_all(from, to);
         1.0
     }
 
@@ -66,7 +62,7 @@ impl Rounding for i16 {
     }
 
     #[inline(always)]
-    fn weights(from: &mut [f32], to: &mut [i16]) -> f32 {
+    fn weights(from: &[f32], to: &mut [i16]) -> f32 {
         const { assert!(super::CHUNK * 128 * (i16::MAX as usize) < i32::MAX as usize) };
         round(from, to, i16::MAX.into())
     }
@@ -114,9 +110,9 @@ mod tests {
     #[test]
     fn nothing_and_what_is_not_finite_ugly() {
         let mut to = [7; 3];
-        assert!(i16::weights(&mut [0.0; 3], &mut to).is_finite());
+        assert!(i16::weights(&[0.0; 3], &mut to).is_finite());
         assert_eq!(to, [0; 3]);
-        assert!(i16::weights(&mut [0.0, f32::NAN, 1.0], &mut to).is_nan());
+        assert!(i16::weights(&[0.0, f32::NAN, 1.0], &mut to).is_nan());
         assert!(i16::query(&[0.0, f32::NEG_INFINITY, 1.0], &mut to).is_nan());
     }
 

@@ -58,20 +58,15 @@ impl<F: Rounding> Kernel for Weights<'_, F> {
             }
         }
         let flat = scores.as_flattened_mut();
-        match value_scales {
-            None => {
-                let unit = F::weights(flat, weights);
-                ([largest, sum::<S>(flat)], unit)
-            }
-            Some(scales) => {
-                let sum = sum::<S>(flat);
-                // Beyond what the row sees weights are zeros, and scales may be NaN.
-                for (weight, scale) in flat[before..end].iter_mut().zip(&scales[seen]) {
-                    *weight *= scale;
-                }
-                ([largest, sum], F::weights(flat, weights))
+        // Of the weights as they are: only what meets the values is rounded.
+        let sum = sum::<S>(flat);
+        if let Some(scales) = value_scales {
+            // Beyond what the row sees weights are zeros, and scales may be NaN.
+            for (weight, scale) in flat[before..end].iter_mut().zip(&scales[seen]) {
+                *weight *= scale;
             }
         }
+        ([largest, sum], F::weights(flat, weights))
     }
 }
 

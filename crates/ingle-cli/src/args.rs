@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The words of the command line that several commands share.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser};
-use ingle::{DType, EndTokens, GenerateOptions, LoadOptions, Sampling, TextModel};
+use ingle::{DType, EndTokens, GenerateOptions, LoadOptions, MlxLmOptions, Sampling, TextModel};
 
 use crate::Failure;
 use crate::commands::Command;
@@ -63,6 +66,14 @@ pub struct ModelArgs {
     /// Memory that the model may take, for example 6GiB or 800MB; unlimited if not given
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory_limit: Option<usize>,
+
+    /// With --device mlx_lm: the Python that has mlx-lm; INGLE_PYTHON if not given, else python3
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+
+    /// With --device mlx_lm: give up when Python owes an answer and says nothing for so long; 300 if not given
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    pub python_deadline: Option<usize>,
 }
 
 impl ModelArgs {
@@ -76,6 +87,10 @@ impl ModelArgs {
             device: self.device.clone(),
             memory_limit: self.memory_limit,
             threads: self.threads,
+            mlx_lm: MlxLmOptions {
+                python: self.python.clone(),
+                deadline: self.python_deadline.map(|seconds| Duration::from_secs(seconds as u64)),
+            },
         };
         let model = ingle::load_with_progress(&self.model, &options, &mut |p| {
             progress.set(p.loaded_bytes as u64, p.total_bytes as u64);

@@ -7,6 +7,7 @@ use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_nn::ModelFiles;
 
 use crate::engine_model::EngineModel;
+use crate::mlx_lm::MlxLm;
 use crate::{Error, LoadOptions, LoadProgress, Result, TextModel};
 
 /// Loads models and runs them in its own way.
@@ -35,7 +36,7 @@ pub trait Backend: Send + Sync {
 /// Backends by rank: the best first.
 type Registry = RwLock<Vec<&'static dyn Backend>>;
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(vec![&Cpu]));
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(vec![&Cpu, &MlxLm]));
 
 /// Every backend there is, the preferred first; not all may be able to run here ([`Backend::probe`]).
 pub fn backends() -> Vec<&'static dyn Backend> {
@@ -55,21 +56,26 @@ pub fn register_backend(backend: &'static dyn Backend) {
 /// [`Error::UnknownBackend`] for a name that is not registered; [`Error::BackendUnavailable`] for one that
 /// cannot run here.
 pub fn choose_backend(name: Option<&str>) -> Result<&'static dyn Backend> {
-    let known = backends();
     let Some(name) = name else {
-        return known.into_iter().find(|backend| backend.probe().is_ok()).ok_or(Error::BackendUnavailable {
+        return backends().into_iter().find(|backend| backend.probe().is_ok()).ok_or(Error::BackendUnavailable {
             name: "any".into(),
             reason: "no backend can run on this machine".into(),
         });
     };
-    let Some(backend) = known.iter().find(|backend| backend.name() == name) else {
-        let known = known.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
-        return Err(Error::UnknownBackend { name: name.into(), known });
-    };
+    let backend = backend_named(name)?;
     match backend.probe() {
-        Ok(_) => Ok(*backend),
+        Ok(_) => Ok(backend),
         Err(reason) => Err(Error::BackendUnavailable { name: name.into(), reason }),
     }
+}
+
+/// The backend called `name`, whether or not it can run here: its [`Backend::load`] will tell.
+pub(crate) fn backend_named(name: &str) -> Result<&'static dyn Backend> {
+    let known = backends();
+    known.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
+        let known = known.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
+        Error::UnknownBackend { name: name.into(), known }
+    })
 }
 
 /// The processor: the default, with nothing to install.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Classification: from logits and scores to labels and probabilities.
 
-use ingle_engine::text::{Special, Tokenizer};
+use ingle_engine::text::Tokenizer;
 
 use crate::{Error, Result};
 
@@ -80,13 +80,17 @@ pub(crate) struct Labelled {
 }
 
 impl Labelled {
-    pub fn new(tokenizer: &Tokenizer, text: &str, labels: &[String]) -> Result<Self> {
+    /// `encode` gives the tokens of each of some texts, with the model's own start and end tokens.
+    pub fn new(
+        encode: impl FnOnce(Vec<String>) -> Result<Vec<Vec<u32>>>,
+        text: &str,
+        labels: &[String],
+    ) -> Result<Self> {
         let space = if text.is_empty() || text.ends_with(char::is_whitespace) { "" } else { " " };
-        let mut sequences = Vec::with_capacity(labels.len());
-        for label in labels {
-            sequences.push(tokenizer.encode(&format!("{text}{space}{label}"), Special::Add)?);
-        }
-        let alone = tokenizer.encode(text, Special::Add)?;
+        let mut texts: Vec<String> = labels.iter().map(|label| format!("{text}{space}{label}")).collect();
+        texts.push(text.to_owned());
+        let mut sequences = encode(texts)?;
+        let alone = sequences.pop().unwrap_or_default();
         let shared = sequences.iter().map(|sequence| common_prefix(&alone, sequence)).min().unwrap_or(0);
         Ok(Labelled { sequences, shared })
     }

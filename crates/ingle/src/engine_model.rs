@@ -127,7 +127,10 @@ impl EngineModel {
             }
             ClassifyOptions::Labels(labels) => labels,
         };
-        let labelled = Labelled::new(&self.tokenizer, text, labels)?;
+        let encode = |texts: Vec<String>| {
+            texts.iter().map(|text| Ok(self.tokenizer.encode(text, Special::Add)?)).collect::<Result<_>>()
+        };
+        let labelled = Labelled::new(encode, text, labels)?;
         let from = labelled.shared;
         match labelled.single_tokens() {
             // One row of logits scores every label.

@@ -78,6 +78,14 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// The process that a backend runs a model in has failed, or has refused something.
+    #[error("backend `{backend}`: {message}")]
+    Subprocess {
+        /// The backend's name.
+        backend: &'static str,
+        /// The process's own words, or how it ended.
+        message: String,
+    },
     /// The backend cannot do this.
     #[error("backend `{backend}` cannot {what}")]
     Unsupported {

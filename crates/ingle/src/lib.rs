@@ -20,6 +20,9 @@
 //! [`TextModel::classify`] chooses among labels in one pass. All of them are callers of one engine
 //! (`ingle-engine`), so they may run at once on one model, from many threads.
 //!
+//! The backend `mlx_lm` runs whatever [mlx-lm](https://github.com/ml-explore/mlx-lm) runs, in a Python process of its
+//! own: see [`MlxLmOptions`].
+//!
 //! [`quantize`] makes a model smaller: into MLX's quantised format, or into GGUF.
 
 mod backend;
@@ -31,6 +34,7 @@ mod engine_model;
 mod error;
 pub mod hub;
 mod info;
+mod mlx_lm;
 mod model;
 mod options;
 mod quantize;
@@ -48,6 +52,7 @@ pub use ingle_engine::{FinishReason, Logprobs, Sampling, Token, Usage};
 pub use ingle_models::{GgufType, Summary};
 pub use ingle_nn::{LoadProgress, ModelFiles};
 pub use ingle_tensor::{DType, Memory};
+pub use mlx_lm::MlxLmOptions;
 pub use model::TextModel;
 pub use options::{EndTokens, GenerateOptions, LoadOptions, Prompt};
 pub use quantize::{QuantizeFormat, Quantized, quantize};
@@ -77,7 +82,9 @@ pub fn load_with_progress(
         }
     }
     let files = discover::resolve(model)?;
-    choose_backend(options.device.as_deref())?.load(&files, options, progress)
+    // One that is asked for by name says itself what it lacks, with these options.
+    let backend = options.device.as_deref().map_or_else(|| choose_backend(None), backend::backend_named)?;
+    backend.load(&files, options, progress)
 }
 
 /// The tokeniser of a model, without its weights. See [`load`] for what `model` may be.

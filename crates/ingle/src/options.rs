@@ -7,7 +7,7 @@ use ingle_engine::Sampling;
 use ingle_engine::text::Message;
 use ingle_tensor::DType;
 
-use crate::CancelToken;
+use crate::{CancelToken, MlxLmOptions};
 
 /// How a model is loaded. The default lets the model and the machine decide.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub memory_limit: Option<usize>,
     /// Threads to compute with; one for each core if `None`.
     pub threads: Option<usize>,
+    /// What the backend `mlx_lm` alone needs to know.
+    pub mlx_lm: MlxLmOptions,
 }
 
 /// How an answer is made.

@@ -142,21 +142,25 @@ impl Life {
         state.status
     }
 
-    /// Waits a little for the child to end of its own accord, without reaping it.
-    fn wait_for_exit(&self) {
+    /// Waits a little for the child to end of its own accord, without reaping it; whether it did.
+    fn ends_by_itself(&self) -> bool {
         #[cfg(unix)]
         {
             use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-            let Some(pid) = i32::try_from(self.lock().child.id()).ok().and_then(Pid::from_raw) else { return };
+            let Some(pid) = i32::try_from(self.lock().child.id()).ok().and_then(Pid::from_raw) else { return true };
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             let patience = Instant::now() + GRACE;
-            while self.lock().status.is_none() && Instant::now() < patience {
+            while self.lock().status.is_none() {
                 if !matches!(waitid(WaitId::Pid(pid), options), Ok(None)) {
-                    return;
+                    return true;
+                }
+                if Instant::now() > patience {
+                    return false;
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+        true
     }
 }
 
@@ -175,12 +179,12 @@ fn keep(life: &Life, pipes: Pipes, lines: mpsc::Receiver<Vec<u8>>, listener: &dy
     let kept = words.clone();
     let listening = std::thread::Builder::new().name("ingle-child-err".into()).spawn(move || remember(stderr, &kept));
 
-    let wrong = match (&writer, &listening) {
+    let mut wrong = match (&writer, &listening) {
         (Ok(_), Ok(_)) => read_lines(BufReader::new(stdout), listener),
         _ => Some("the system gives it no threads".to_owned()),
     };
-    if wrong.is_none() {
-        life.wait_for_exit();
+    if wrong.is_none() && !life.ends_by_itself() {
+        wrong = Some("the process closed its output and lived on, so it was ended".to_owned());
     }
     let status = life.end();
     let why = wrong.unwrap_or_else(|| {

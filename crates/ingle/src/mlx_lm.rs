@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The backend `mlx_lm`: a model in a Python process that runs mlx-lm.
 //!
-//! The child (`child.py`) tokenises, renders chat templates, computes and samples, all with mlx-lm; what it is told and
+//! The child (`child/*.py`) tokenises, renders chat templates, computes and samples, all with mlx-lm; what it is told and
 //! what it tells are lines of JSON ([`protocol`]). On this side, [`process`] keeps the child, [`link`] gives every
 //! request its answer or an error in time, and [`model`] is the [`crate::TextModel`].
 

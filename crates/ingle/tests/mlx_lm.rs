@@ -328,6 +328,7 @@ fn info_says_what_the_model_is_good() {
     assert_eq!(found.backend, "mlx_lm");
     assert_eq!(found.context_length, expected.context_length);
     assert_eq!(found.summary, expected.summary);
+    assert_eq!((found.kv_dtype, found.kv_token_bytes), (expected.kv_dtype, expected.kv_token_bytes));
     let quantised = with_tokenizer("mlx-models/qwen3-4bit-64");
     let options = LoadOptions { device: Some("mlx_lm".into()), ..LoadOptions::default() };
     let model = ingle::load(quantised.path().to_str().unwrap(), &options).unwrap();

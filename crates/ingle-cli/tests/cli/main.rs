@@ -7,5 +7,6 @@ mod commands;
 mod common;
 #[cfg(unix)]
 mod interrupt;
+mod mlx_lm;
 mod pull;
 mod quantize;

@@ -20,8 +20,9 @@ use crate::{
     LoadProgress, Metrics, ModelInfo, NextToken, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
 };
 
-/// The child's program.
-const SCRIPT: &str = include_str!("child.py");
+/// The child's program, in three parts.
+const SCRIPT: &str =
+    concat!(include_str!("child/protocol.py"), include_str!("child/answers.py"), include_str!("child/model.py"));
 
 /// Requests sent ahead of the one waited for: enough that the child's batch is always full.
 const AHEAD: usize = 256;
@@ -43,6 +44,9 @@ impl MlxLmModel {
         if options.threads.is_some() {
             return Err(cannot("choose the number of threads, MLX does; leave it out"));
         }
+        if options.kv_dtype.is_some() {
+            return Err(cannot("choose the dtype of keys and values, it is that of the activations; leave it out"));
+        }
         let folder = Folder::of(files)?;
         let interpreter = python::interpreter(options.mlx_lm.python.as_deref());
         let link = Link::start(python::child(&interpreter, SCRIPT), SCRIPT, options.mlx_lm.deadline())?;
@@ -62,9 +66,7 @@ impl MlxLmModel {
     }
 
     fn new(link: Link, files: &ModelFiles, options: &LoadOptions, ready: Ready) -> Result<Self> {
-        let Some(dtype) = DType::FLOATS.into_iter().find(|dtype| dtype.name() == ready.dtype) else {
-            return Err(failed(&format!("it says that the weights are of dtype `{}`, which is unknown", ready.dtype)));
-        };
+        let (dtype, kv_dtype) = (float(&ready.dtype)?, float(&ready.kv_dtype)?);
         let own_context = ready.context_length.unwrap_or(UNBOUNDED);
         let context_length = options.context_length.unwrap_or(own_context);
         let summary = Summary {
@@ -88,6 +90,8 @@ impl MlxLmModel {
                 backend: NAME.into(),
                 summary,
                 context_length,
+                kv_dtype,
+                kv_token_bytes: ready.kv_token_bytes,
                 chat_template: if ready.chat_template { "mlx-lm's tokeniser" } else { "none" }.into(),
             },
         })
@@ -299,6 +303,13 @@ impl TextModel for MlxLmModel {
     fn clear_cache(&self) -> Result<()> {
         self.link.call(&Task::ClearCache).map(drop)
     }
+}
+
+fn float(name: &str) -> Result<DType> {
+    DType::FLOATS
+        .into_iter()
+        .find(|dtype| dtype.name() == name)
+        .ok_or_else(|| failed(&format!("expected f32, bf16 or f16 for a dtype, found `{name}`")))
 }
 
 fn cannot(what: &'static str) -> Error {

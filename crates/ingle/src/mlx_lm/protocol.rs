@@ -175,6 +175,8 @@ pub struct Ready {
     pub parameters: usize,
     pub weight_bytes: usize,
     pub dtype: String,
+    pub kv_dtype: String,
+    pub kv_token_bytes: usize,
     pub quantisation: Option<String>,
     /// `None` where the configuration does not say: then there may be no bound.
     pub context_length: Option<usize>,

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Runs the script whose length in bytes is the first argument, from standard input; commands follow it there. So it is
 /// neither a file to clean up nor an argument for all to see in the list of processes.
 const BOOTSTRAP: &str =
-    "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), 'ingle mlx_lm child.py', 'exec'))";
+    "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv[1])), 'ingle mlx_lm child', 'exec'))";
 
 /// Asks for versions without importing anything: mlx-lm takes seconds to import.
 const VERSIONS: &str = "from importlib.metadata import version; print(version('mlx-lm'), version('mlx'))";

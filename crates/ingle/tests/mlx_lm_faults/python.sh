@@ -10,7 +10,7 @@ say() {
 
 ready() {
   say '{"event": "ready", "id": 1, "python": "sh", "mlx_lm": "0", "mlx": "0", "architecture": "mock",
-    "vocab_size": 100, "layers": 1, "hidden_size": 1, "parameters": 1, "weight_bytes": 4, "dtype": "f32",
+    "vocab_size": 100, "layers": 1, "hidden_size": 1, "parameters": 1, "weight_bytes": 4, "dtype": "f32", "kv_dtype": "f32", "kv_token_bytes": 8,
     "quantisation": null, "context_length": 2000000, "chat_template": false}' | tr -d '\n'
   echo
 }

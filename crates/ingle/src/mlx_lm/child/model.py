@@ -1,312 +1,5 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""The child of Ingle's backend `mlx_lm`: one model on mlx-lm, asked and answering in JSON, one object a line.
-
-A command has `do` and the `id` that its events bear; an event has `event` and that `id`. Standard output belongs to the
-protocol alone. The end of standard input is the end of the parent, and of this process.
-"""
-
-import json
-import math
-import os
-import queue
-import signal
-import sys
-import threading
-import time
-import traceback
-
-# Tokens of a prompt computed between two signs of life.
-PREFILL_STEP = 512
-# Bytes of logits that one batch of texts to classify may give.
-LOGITS_BYTES = 256 << 20
-# Bytes of weights read between two signs of life.
-LOAD_STEP = 256 << 20
-# Seconds between two reports of metrics while there is work.
-REPORT_EVERY = 0.25
-# Penalties look at everything that was said.
-EVERYTHING = 1 << 30
-# What ends a turn, by the names that are common among models.
-TURN_ENDERS = ["<end_of_turn>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<｜end▁of▁sentence｜>"]
-
-
-class Wire:
-    """The protocol's way out. Whatever else prints goes to standard error."""
-
-    def __init__(self):
-        self.file = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-        self.lock = threading.Lock()
-
-    def send(self, event, id=None, **fields):
-        if id is not None:
-            fields["id"] = id
-        line = json.dumps({"event": event, **fields}, allow_nan=False).encode() + b"\n"
-        with self.lock:
-            try:
-                self.file.write(line)
-                self.file.flush()
-            except OSError:
-                # Nobody is left to tell.
-                os._exit(0)
-
-    def fail(self, id, error):
-        traceback.print_exception(type(error), error, error.__traceback__)
-        words = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-        self.send("error", id, message=" ".join(words.split()))
-
-
-class Refused(Exception):
-    """What cannot be done, in words for people."""
-
-
-def die_with_parent():
-    """Ctrl-C is the parent's to handle; a parent that is killed takes this process along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        try:
-            import ctypes
-
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        except (ImportError, OSError, AttributeError):
-            # The end of standard input tells as well, only later.
-            pass
-
-
-def listen(wire, inbox, model):
-    """Reads commands. What needs only the tokeniser is answered here, while the model computes."""
-    for line in sys.stdin.buffer:
-        command = json.loads(line)
-        answer = {"encode": encode, "render": render, "piece": piece}.get(command["do"])
-        if answer is None:
-            inbox.put(command)
-            continue
-        try:
-            event, fields = answer(model.tokenizer, command)
-            wire.send(event, command["id"], **fields)
-        except Exception as error:
-            wire.fail(command["id"], error)
-    os._exit(0)
-
-
-def encode(tokenizer, command):
-    def ids(text):
-        if command["special"] == "literal":
-            return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        return tokenizer.encode(text, add_special_tokens=command["special"] == "add" and not begun)
-
-    return "encoded", {"tokens": [ids(text) for text in command["texts"]]}
-
-
-def render(tokenizer, command):
-    if not tokenizer.has_chat_template:
-        raise Refused("the model has no chat template; use generate, or add one to its tokenizer_config.json")
-    text = tokenizer.apply_chat_template(command["messages"], add_generation_prompt=True, tokenize=False)
-    return "encoded", {"tokens": [tokenizer.encode(text, add_special_tokens=False)]}
-
-
-def piece(tokenizer, command):
-    return "piece", {"piece": tokenizer.convert_ids_to_tokens(command["token"])}
-
-
-class Text:
-    """The text of tokens as they come, where they stand after the prompt: whole characters only."""
-
-    def __init__(self, tokenizer, prompt):
-        self.tokenizer = tokenizer
-        self.tokens = prompt[-6:]
-        self.told = 0
-        self.seen = len(self.tokens)
-
-    def decode(self, tokens):
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def rest(self):
-        return self.decode(self.tokens[self.told :])[len(self.decode(self.tokens[self.told : self.seen])) :]
-
-    def push(self, token):
-        self.tokens.append(token)
-        text = self.rest()
-        if not text or text.endswith("\ufffd"):
-            return ""
-        self.told, self.seen = self.seen, len(self.tokens)
-        return text
-
-
-class Answer:
-    """One request to generate: how its tokens are chosen, and what became of it."""
-
-    def __init__(self, command, model):
-        self.id = command["id"]
-        self.prompt = command["prompt"]
-        self.max_tokens = command["max_tokens"]
-        self.stop = {"none": set(), "sequence": model.eos, "turn": model.end_of_turn}[command["end"]]
-        self.top = command["top_logprobs"]
-        self.text = Text(model.tokenizer, self.prompt)
-        self.progress = 0
-        self.generated = 0
-        self.unmodified = []
-        self.sampler = sampler(command["sampling"], model.vocab_size)
-        self.processors = processors(command["sampling"], len(self.prompt))
-        if self.top is not None:
-            self.processors.insert(0, self.keep_unmodified)
-
-    def keep_unmodified(self, _, logits):
-        self.unmodified.append(logits.reshape(-1))
-        return logits
-
-    def take(self, token, is_last):
-        """The fields of the next token's event."""
-        self.generated += 1
-        fields = {"token": token}
-        if token in self.stop:
-            fields["text"], fields["finish"] = self.text.rest(), "stop"
-        else:
-            fields["text"] = self.text.push(token)
-            if is_last:
-                fields["text"] += self.text.rest()
-                fields["finish"] = "length"
-        if self.top is not None:
-            fields["logprobs"] = self.logprobs(token)
-        return fields
-
-    def logprobs(self, token):
-        row = normalised(self.unmodified.pop(0))
-        return {"chosen": number(row[token].item()), "top": likeliest(row, self.top)}
-
-
-def sampler(options, vocab_size):
-    """Ingle's order of filters from mlx-lm's filters; the draws depend on the request's own seed. None for greedy."""
-    if options["temperature"] == 0:
-        return None
-    # A smaller one overflows, and leaves nothing but the likeliest all the same.
-    temperature = max(options["temperature"], 1e-30)
-    state = [mx.random.key(options["seed"])]
-
-    def sample(logprobs):
-        logits = logprobs.astype(mx.float32)
-        logits = normalised((logits - logits.max(axis=-1, keepdims=True)) / temperature)
-        if options["top_p"] < 1:
-            logits = sample_utils.apply_top_p(logits, options["top_p"])
-        if 0 < options["top_k"] < vocab_size:
-            logits = sample_utils.apply_top_k(logits, options["top_k"])
-        if options["min_p"] > 0:
-            logits = sample_utils.apply_min_p(logits, options["min_p"])
-        state[0], key = mx.random.split(state[0])
-        return mx.random.categorical(logits, key=key)
-
-    return sample
-
-
-def processors(options, prompt_length):
-    """mlx-lm's bias and penalties: repetition over prompt and answer, presence and frequency over the answer."""
-    bias = {id: -math.inf if value is None else value for id, value in options["logit_bias"]}
-    repetition = options["repetition_penalty"]
-    chain = sample_utils.make_logits_processors(
-        logit_bias=bias or None,
-        repetition_penalty=None if repetition == 1 else repetition,
-        repetition_context_size=EVERYTHING,
-    )
-
-    def of_the_answer(processor):
-        return lambda tokens, logits: processor(tokens[prompt_length:], logits)
-
-    if options["presence_penalty"] != 0:
-        chain.append(of_the_answer(sample_utils.make_presence_penalty(options["presence_penalty"], EVERYTHING)))
-    if options["frequency_penalty"] != 0:
-        chain.append(of_the_answer(sample_utils.make_frequency_penalty(options["frequency_penalty"], EVERYTHING)))
-    return chain
-
-
-def normalised(logits):
-    """Log-probabilities, in f32."""
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def number(value):
-    """A number as JSON has it: none is minus infinity."""
-    if math.isnan(value) or value == math.inf:
-        raise Refused("the model gives logits that are no numbers; check the weights, or load with dtype f32")
-    return None if value == -math.inf else value
-
-
-def likeliest(row, count):
-    """Ids and log-probabilities of the likeliest tokens; ties go to the lower id."""
-    count = min(count, row.size)
-    if count == 0:
-        return []
-    ids = mx.argpartition(-row, kth=count - 1)[:count] if count < row.size else mx.arange(row.size)
-    pairs = sorted(zip(ids.tolist(), row[ids].tolist()), key=lambda pair: (-pair[1], pair[0]))
-    return [(id, number(logprob)) for id, logprob in pairs]
-
-
-class Together:
-    """Answers computed together, in mlx-lm's continuous batch."""
-
-    def __init__(self, model):
-        self.generator = generate.BatchGenerator(model, prefill_step_size=PREFILL_STEP)
-        self.answers = {}
-
-    def add(self, answer):
-        (uid,) = self.generator.insert(
-            [answer.prompt],
-            [answer.max_tokens],
-            samplers=[answer.sampler],
-            logits_processors=[answer.processors],
-        )
-        self.answers[uid] = answer
-
-    def remove(self, id):
-        for uid in [uid for uid, answer in self.answers.items() if answer.id == id]:
-            self.generator.remove([uid])
-            del self.answers[uid]
-
-    def step(self):
-        """Prompt tokens done by each answer, and each answer's next token."""
-        prompts, tokens = self.generator.next()
-        progress = [(self.answers[r.uid], r.progress[0]) for r in prompts if r.uid in self.answers]
-        found = []
-        for response in tokens:
-            answer = self.answers[response.uid]
-            found.append((answer, response.token, response.finish_reason is not None))
-            if response.finish_reason is not None:
-                del self.answers[response.uid]
-        return progress, found
-
-
-class InTurn:
-    """Answers one token each in turn: for models whose caches mlx-lm cannot batch."""
-
-    def __init__(self, model):
-        self.model = model
-        self.answers = {}
-
-    def add(self, answer):
-        answer.steps = generate.generate_step(
-            mx.array(answer.prompt),
-            self.model,
-            max_tokens=answer.max_tokens,
-            sampler=answer.sampler,
-            logits_processors=answer.processors or None,
-            prefill_step_size=PREFILL_STEP,
-        )
-        self.answers[answer.id] = answer
-
-    def remove(self, id):
-        self.answers.pop(id, None)
-
-    def step(self):
-        progress, found = [], []
-        for answer in list(self.answers.values()):
-            token, _ = next(answer.steps)
-            is_last = answer.generated + 1 >= answer.max_tokens
-            progress.append((answer, len(answer.prompt)))
-            found.append((answer, int(token), is_last))
-            if is_last:
-                del self.answers[answer.id]
-        return progress, found
+# The model and its requests. Part of one program: see protocol.py.
 
 
 class Model:
@@ -344,19 +37,21 @@ class Model:
                 pending = []
                 self.wire.send("loading", id, loaded_bytes=loaded, total_bytes=total)
         self.model = model
-        # Lazy: only the shape is computed.
-        self.vocab_size = model(mx.array([[0]])).shape[-1]
-        self.can_batch = all(hasattr(layer, "merge") for layer in make_prompt_cache(model))
+        cache = make_prompt_cache(model)
+        self.can_batch = all(hasattr(layer, "merge") for layer in cache)
+        # Lazy: only shapes are computed.
+        self.vocab_size = model(mx.array([[0]]), cache=cache).shape[-1]
+        kept = [array for layer in cache for array in keys_and_values(layer)]
         self.eos = set(tokenizer.eos_token_ids)
         vocabulary = tokenizer.get_vocab()
         enders = [tokenizer.init_kwargs.get("eot_token"), *TURN_ENDERS]
         self.end_of_turn = self.eos | {vocabulary[name] for name in enders if name in vocabulary}
         self.renew()
         self.tokenizer = tokenizer
-        self.wire.send("ready", id, **self.describe(config, weights, total))
+        self.wire.send("ready", id, **self.describe(config, weights, kept))
         self.report(REPORT_EVERY)
 
-    def describe(self, config, weights, total):
+    def describe(self, config, weights, kept):
         inner = config.get("text_config") or {}
 
         def first(*names):
@@ -366,9 +61,10 @@ class Model:
 
         floats = {}
         for weight in weights:
-            name = {mx.float32: "f32", mx.bfloat16: "bf16", mx.float16: "f16"}.get(weight.dtype)
-            floats[name] = floats.get(name, 0) + weight.nbytes
-        floats.pop(None, None)
+            if weight.dtype in FLOATS:
+                name = FLOATS[weight.dtype]
+                floats[name] = floats.get(name, 0) + weight.nbytes
+        dtype = max(floats, key=floats.get, default="f32")
         return {
             "python": sys.executable,
             "mlx_lm": mlx_lm.__version__,
@@ -378,8 +74,10 @@ class Model:
             "layers": len(self.model.layers),
             "hidden_size": first("hidden_size", "d_model", "n_embd", "dim", "model_dim") or 0,
             "parameters": int(mlx_lm.utils.get_total_parameters(self.model)),
-            "weight_bytes": total,
-            "dtype": max(floats, key=floats.get, default="f32"),
+            "weight_bytes": sum(weight.nbytes for weight in weights),
+            "dtype": dtype,
+            "kv_dtype": next((FLOATS.get(array.dtype, dtype) for array in kept), dtype),
+            "kv_token_bytes": sum(array.shape[1] * array.shape[-1] * array.itemsize for array in kept),
             "quantisation": quantisation(config),
             "context_length": first(
                 "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx"
@@ -638,6 +336,15 @@ def rows_wanted(job):
     return [(job, sequence[:-1], first - 1) for sequence in job["sequences"]]
 
 
+def keys_and_values(layer):
+    """The arrays [1, heads, tokens, features] that a layer's cache keeps; a recurrent layer has none."""
+    inner = getattr(layer, "caches", None)
+    if inner is not None:
+        return [kept for layer in inner for kept in keys_and_values(layer)]
+    arrays = [getattr(layer, "keys", None), getattr(layer, "values", None)]
+    return [array for array in arrays if getattr(array, "ndim", 0) == 4]
+
+
 def quantisation(config):
     """How the weights are quantised, in words; None if they are not."""
     found = config.get("quantization") or config.get("quantization_config")
@@ -656,7 +363,7 @@ def quantisation(config):
 
 def import_mlx():
     """Imports mlx-lm into this module's names, late, so that its absence can be told."""
-    global mx, mlx_lm, generate, sample_utils, make_prompt_cache, tree_flatten
+    global FLOATS, mx, mlx_lm, generate, sample_utils, make_prompt_cache, tree_flatten
     try:
         import mlx.core as mx
         import mlx_lm
@@ -667,6 +374,7 @@ def import_mlx():
         raise Refused(f"{sys.executable}: {error}; install it with `{sys.executable} -m pip install mlx-lm`") from error
     # The package has a function of the module's name.
     generate = sys.modules["mlx_lm.generate"]
+    FLOATS = {mx.float32: "f32", mx.bfloat16: "bf16", mx.float16: "f16"}
 
 
 def main():

@@ -29,7 +29,8 @@ mod real {
 
     #[test]
     fn it_says_what_the_cpu_says_good() {
-        let run = |device| stdout(&["generate", "-p", "ROMEO:", "-n", "40", "-t", "0", "--dtype", "f32", "--device", device]);
+        let run =
+            |device| stdout(&["generate", "-p", "ROMEO:", "-n", "40", "-t", "0", "--dtype", "f32", "--device", device]);
         assert_eq!(run("mlx_lm"), run("cpu"));
     }
 

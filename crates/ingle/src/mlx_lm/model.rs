@@ -300,6 +300,11 @@ impl TextModel for MlxLmModel {
         self.link.tell(&Task::SetCacheLimit { bytes });
     }
 
+    /// Keeps none.
+    fn forget_prompts(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn clear_cache(&self) -> Result<()> {
         self.link.call(&Task::ClearCache).map(drop)
     }

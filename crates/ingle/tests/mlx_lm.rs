@@ -64,7 +64,8 @@ fn compare(found: &Completion, expected: &Completion, what: &str) -> usize {
     };
     let clear = expected.tokens.iter().take_while(|token| is_clear(token)).count();
     assert_eq!(ids(found)[..clear.min(found.tokens.len())], ids(expected)[..clear], "{what}");
-    if clear == expected.tokens.len() {
+    // How many U+FFFD stand for bytes that are no text is nobody's rule.
+    if clear == expected.tokens.len() && !expected.text.contains('\u{FFFD}') {
         assert_eq!((&found.text, found.finish.reason), (&expected.text, expected.finish.reason), "{what}");
     }
     clear
@@ -254,6 +255,7 @@ fn tokens_and_pieces_are_ingles_own_good() {
 
 #[test]
 fn text_and_chat_are_those_of_transformers_good() {
+    let mut compared = 0;
     for kind in ["byte-level", "sentencepiece-gemma", "sentencepiece-llama"] {
         let folder = fixtures().join("end-to-end").join(kind);
         let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
@@ -261,6 +263,12 @@ fn text_and_chat_are_those_of_transformers_good() {
         let model = load("mlx_lm", copy.path().to_str().unwrap());
         let numbers = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
         for what in ["generate", "chat"] {
+            if what == "chat" && model.info().chat_template == "none" {
+                // mlx-lm has no template of its own for a model without one.
+                assert_eq!(kind, "sentencepiece-gemma");
+                continue;
+            }
+            compared += 1;
             let case = &expected[what];
             let options = |count| GenerateOptions { end_tokens: EndTokens::Ignore, ..greedy(count) };
             let answer = options(numbers(&case["ids"]).len());
@@ -277,6 +285,7 @@ fn text_and_chat_are_those_of_transformers_good() {
             assert_eq!(completion.text, case["text"].as_str().unwrap(), "{kind} {what}");
         }
     }
+    assert_eq!(compared, 5);
 }
 
 /// A copy of a model in which mlx-lm finds how often a layer of Gemma 3 sees everything: it looks for the name that
@@ -301,12 +310,12 @@ fn readable(folder: &Path) -> tempfile::TempDir {
 
 /// The fixtures have no tokeniser; any will do for token ids.
 fn with_tokenizer(model: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let copy = |from: PathBuf| std::fs::copy(&from, folder.path().join(from.file_name().unwrap())).unwrap();
-    copy(fixtures().join(model).join("config.json"));
-    copy(fixtures().join(model).join("model.safetensors"));
-    copy(fixtures().join("tokenizers/byte-level/tokenizer.json"));
-    copy(fixtures().join("tokenizers/byte-level/tokenizer_config.json"));
+    let folder = readable(&fixtures().join(model));
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixtures().join("tokenizers/byte-level").join(file), folder.path().join(file)).unwrap();
+    }
+    // mlx-lm reads every file of weights; this one holds what transformers made of them.
+    std::fs::remove_file(folder.path().join("expected.safetensors")).unwrap();
     folder
 }
 
@@ -448,7 +457,7 @@ fn what_cannot_be_loaded_gives_the_childs_words_bad() {
     let folder = with_tokenizer("models/llama-published");
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "abacus"}"#).unwrap();
     assert!(refusal(folder.path(), None).contains("Model type abacus not supported"));
-    let folder = with_tokenizer("models/llama-published");
+    let folder = with_tokenizer("models/llama-v4");
     std::fs::write(folder.path().join("model.safetensors"), "junk").unwrap();
     assert!(refusal(folder.path(), None).contains("backend `mlx_lm`: "));
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();

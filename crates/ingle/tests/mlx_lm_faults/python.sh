@@ -8,7 +8,17 @@ say() {
   printf '%s\n' "$1"
 }
 
+# Waits for a command: what comes before it was for others.
+await() {
+  while read -r line; do
+    case $line in
+      *"\"do\":\"$1\""*) return ;;
+    esac
+  done
+}
+
 ready() {
+  await load
   say '{"event": "ready", "id": 1, "python": "sh", "mlx_lm": "0", "mlx": "0", "architecture": "mock",
     "vocab_size": 100, "layers": 1, "hidden_size": 1, "parameters": 1, "weight_bytes": 4, "dtype": "f32", "kv_dtype": "f32", "kv_token_bytes": 8,
     "quantisation": null, "context_length": 2000000, "chat_template": false}' | tr -d '\n'
@@ -18,11 +28,7 @@ ready() {
 # Waits for the request to generate, and gives it a first token.
 first_token() {
   ready
-  while read -r line; do
-    case $line in
-      *'"do":"generate"'*) break ;;
-    esac
-  done
+  await generate
   say '{"event": "token", "id": 2, "token": 5, "text": "Aye"}'
 }
 
@@ -35,6 +41,7 @@ case ${0##*/} in
     ;;
   dies-at-start-without-a-word) exit 0 ;;
   refuses-at-start)
+    await load
     say '{"event": "error", "id": 1, "message": "ValueError: Model type abacus not supported."}'
     exec sleep 1000
     ;;
@@ -114,6 +121,7 @@ case ${0##*/} in
     ;;
   answers-the-wrong-thing)
     ready
+    await encode
     say '{"event": "piece", "id": 2, "piece": "?"}'
     exec sleep 1000
     ;;

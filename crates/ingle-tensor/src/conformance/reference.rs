@@ -106,6 +106,13 @@ fn rounded(x: &Tensor, dtype: DType) -> Result<Tensor> {
     x.add(&largest)?.sub(&largest)
 }
 
+/// [`rounded`], for weights that a device may round before it divides them by their sum. There they may stand anywhere
+/// in their octave, and half an ulp there is up to a whole one here.
+fn rounded_weights(weights: &Tensor, dtype: DType) -> Result<Tensor> {
+    let once = rounded(weights, dtype)?;
+    if dtype.is_float() { rounded(&once, dtype) } else { Ok(once) }
+}
+
 fn input(tensor: &Tensor) -> Option<Input<'_>> {
     Reference::array(tensor).map(|array| Input { array, spec: tensor.spec() })
 }
@@ -133,9 +140,11 @@ impl Device for Reference {
             (Op::PagedAttention(parameters), [q, keys, values, blocks, sequences, positions])
                 if keys.dtype() != DType::F32 =>
             {
-                let round = |x: &Tensor| rounded(x, keys.dtype());
-                let inputs = [q, keys, values, blocks, sequences, positions];
-                return Ok(attend_rounded(parameters, inputs, round)?.into_storage());
+                let q = rounded(&q.cast(DType::F32)?, keys.dtype())?;
+                let round = |weights: &Tensor| rounded_weights(weights, keys.dtype());
+                let inputs = [&q, keys, values, blocks, sequences, positions];
+                let attended = attend_rounded(parameters, inputs, round)?;
+                return Ok(attended.cast(output.dtype)?.into_storage());
             }
             _ => {}
         }

@@ -37,8 +37,8 @@ impl Op {
     }
 }
 
-/// [`Op::PagedAttention`] as [`Op::decompose`] writes it, but for the queries and the weights, which pass through
-/// `round`: what a device may do to them. Inputs must have passed [`Op::infer`].
+/// [`Op::PagedAttention`] as [`Op::decompose`] writes it, but for the weights, which pass through `round`: what a device
+/// may do to them. Inputs must have passed [`Op::infer`].
 #[cfg(feature = "conformance")]
 pub(crate) fn attend_rounded(
     parameters: &PagedAttention,
@@ -46,7 +46,7 @@ pub(crate) fn attend_rounded(
     round: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let table = Table { blocks, sequences, positions };
-    in_f32(q, |q| paged_attention(parameters, [&round(q)?, keys, values], &table, round))
+    in_f32(q, |q| paged_attention(parameters, [q, keys, values], &table, round))
 }
 
 /// Computes in f32 and gives the result in the dtype of `x`.

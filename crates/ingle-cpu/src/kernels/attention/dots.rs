@@ -134,8 +134,8 @@ unsafe fn tile<F: Source, P: Products<F>, const R: usize>(
             }
             for k in 0..KEYS {
                 let key = keys.key(k, at);
-                for r in 0..R {
-                    sums[r][k] = P::mul_add(query[r], key, sums[r][k]);
+                for (sums, query) in sums.iter_mut().zip(query) {
+                    sums[k] = P::mul_add(query, key, sums[k]);
                 }
             }
             at += P::STEP;

@@ -13,7 +13,7 @@
 //! - a donated tensor is written in place and nothing else ever is: no clone, no tensor it is a view of, no
 //!   host bytes;
 //! - a row has the same bits whatever is computed beside it, and a token whatever its batch, its prompt's
-//!   chunks, and the blocks of its cache;
+//!   chunks, and the blocks of its cache (where the device promises it: [`Device::invariance`](crate::Device));
 //! - what cannot be computed is refused, without harm to what comes after;
 //! - memory is counted, limited and given back.
 //!

@@ -20,7 +20,8 @@ pub type DeviceHandle = Arc<dyn Device>;
 ///
 /// A device computes each output element in an order of its own that depends on nothing but the operation's
 /// parameters and the element's own operands: never on the number of rows beside it or on the number of
-/// threads. It makes a request's answer independent of what is batched with it.
+/// threads. It makes a request's answer independent of what is batched with it. One that cannot promise it, because
+/// another's kernels compute, says so in [`Device::invariance`].
 pub trait Device: fmt::Debug + Send + Sync {
     /// The short name by which users choose it: `cpu`.
     fn name(&self) -> &'static str;
@@ -54,6 +55,11 @@ pub trait Device: fmt::Debug + Send + Sync {
     /// precisely than that dtype.
     fn activation_dtype(&self, weights: DType) -> DType;
 
+    /// What it promises of a row's bits.
+    fn invariance(&self) -> Invariance {
+        Invariance::Exact
+    }
+
     /// Memory in use now.
     fn memory(&self) -> Memory;
 
@@ -68,6 +74,16 @@ pub trait Device: fmt::Debug + Send + Sync {
 
     /// Gives freed buffers kept for reuse back to the system.
     fn clear_cache(&self);
+}
+
+/// What a device promises of an element that is computed twice, beside other rows or in another batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invariance {
+    /// The same bits.
+    Exact,
+    /// The same number but for rounding: sums may be taken in another order. Each result is still as near to the
+    /// reference as the conformance suite asks.
+    Rounding,
 }
 
 /// A device's memory, in bytes.

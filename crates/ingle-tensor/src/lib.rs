@@ -42,7 +42,7 @@ mod tensor;
 #[cfg(test)]
 mod tensor_tests;
 
-pub use device::{Device, DeviceHandle, Memory, Storage};
+pub use device::{Device, DeviceHandle, Invariance, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{Activation, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};

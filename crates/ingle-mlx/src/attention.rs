@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Attention over the paged cache, by MLX's attention kernel.
+//!
+//! MLX's kernel takes a padded batch. A [`Plan`] says which queries and which slots of the cache make one: it is
+//! made on the host, of the numbers that the step's tables were uploaded from, once for all layers that share
+//! those tables. A sequence alone whose blocks lie side by side is read in place; others are gathered, only the
+//! slots that somebody attends to. Sequences are padded to a common length only as long as that costs less than
+//! another call.
+
+mod plan;
+
+use ingle_tensor::{DType, PagedAttention, Result, Shape, Spec};
+
+use crate::array::{Array, int};
+use crate::bridge;
+use crate::derived::Derived;
+use crate::layout;
+
+pub(crate) use plan::{Key, Places, Plan};
+use plan::{Group, Mask, Rows};
+
+/// The plans of a step.
+pub(crate) type Plans = Derived<Key, std::sync::Arc<Plan>>;
+
+/// Queries, keys and values, each with what it is.
+pub(crate) struct Operands<'a> {
+    pub(crate) q: (Array, &'a Spec),
+    pub(crate) keys: (Array, &'a Spec),
+    pub(crate) values: Array,
+}
+
+/// Every token's attention.
+pub(crate) fn paged_attention(
+    op: &'static str,
+    plan: &Plan,
+    operands: &Operands<'_>,
+    parameters: &PagedAttention,
+) -> Result<Array> {
+    let mut parts = Vec::with_capacity(plan.groups.len());
+    for group in &plan.groups {
+        parts.push(attend(op, group, operands, parameters)?);
+    }
+    let joined = match parts.len() {
+        1 => parts.remove(0),
+        _ => layout::concat(op, &parts, 0)?,
+    };
+    match &plan.order {
+        Some(order) => Array::new(op, bridge::take(joined.get(), order.get())),
+        None => Ok(joined),
+    }
+}
+
+/// The attention of one padded batch: `[B · T, H, D]`.
+fn attend(op: &'static str, group: &Group, operands: &Operands<'_>, parameters: &PagedAttention) -> Result<Array> {
+    let Group { batch, queries, keys, mask, .. } = group;
+    let (q, q_spec) = &operands.q;
+    let (heads, width) = (q_spec.shape[1], q_spec.shape[2]);
+    let kv_spec = operands.keys.1;
+    let kv_heads = kv_spec.shape[1];
+
+    // [B · T, H, D] → [B, H, T, D]
+    let batched = |x: &Array, rows: usize, heads: usize| -> Result<Array> {
+        let x = layout::reshape(op, x, &Shape::from([*batch, rows, heads, width]))?;
+        layout::permute(op, &x, &[0, 2, 1, 3])
+    };
+    let q = batched(&chosen(op, q, &q_spec.shape, queries)?, group.query_len, heads)?;
+    let [k, v] = [&operands.keys.0, &operands.values].map(|cache| -> Result<Array> {
+        batched(&chosen(op, cache, &kv_spec.shape, keys)?, group.key_len, kv_heads)
+    });
+    let (k, v) = (k?, v?);
+    let scale = parameters.scale;
+    let attended = match (mask, parameters.soft_cap) {
+        (Mask::At(mask), Some(cap)) => {
+            bridge::capped_attention(q.get(), k.get(), v.get(), mask.get(), scale, cap)
+        }
+        (Mask::At(mask), None) => bridge::masked_attention(q.get(), k.get(), v.get(), mask.get(), scale),
+        (Mask::Causal, _) => bridge::causal_attention(q.get(), k.get(), v.get(), scale),
+        (Mask::None, _) => bridge::attention(q.get(), k.get(), v.get(), scale),
+    };
+    let attended = Array::new(op, attended)?;
+    let rows = layout::permute(op, &attended, &[0, 2, 1, 3])?;
+    layout::reshape(op, &rows, &Shape::from([batch * group.query_len, heads, width]))
+}
+
+/// Some rows of `x`.
+fn chosen(op: &'static str, x: &Array, shape: &Shape, rows: &Rows) -> Result<Array> {
+    match rows {
+        Rows::All => Ok(x.clone()),
+        Rows::Range { start, end } => layout::slice(op, x, shape, 0, [*start, *end, 1]),
+        Rows::At(index) => Array::new(op, bridge::take(x.get(), index.get())),
+    }
+}
+
+/// An index, uploaded.
+fn index(op: &'static str, numbers: &[i32], shape: &[usize]) -> Result<Array> {
+    let spec = Spec::new(shape, DType::I32);
+    let _ = int(op, numbers.len())?;
+    crate::linear::upload(op, bytemuck::cast_slice(numbers), &spec)
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The device: the choice of an MLX function for each operation, and its memory.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ingle_tensor::{Bytes, DType, Device, Error, Invariance, Memory, Op, Result, Spec, Storage, Tensor};
+
+use crate::array::Array;
+use crate::attention::{self, Key, Operands, Places, Plan, Plans};
+use crate::bridge::{self, Engine};
+use crate::derived::Derived;
+use crate::engine::{self, failed, unsuited};
+use crate::pending::Pending;
+use crate::storage::{Form, MlxStorage};
+use crate::{elementwise, layout, linear, normal, rope, rows};
+
+/// MLX as a device: on a GPU where it has one, else on the CPU.
+///
+/// MLX's scheduler, allocator and memory figures are the process's, so two of these share them.
+///
+/// Any thread may use it. MLX's graph is not made for that by itself: the bridge takes one lock for the process
+/// around whatever touches an array, and binds every array to one stream that all threads may use.
+pub struct MlxDevice {
+    engine: Engine,
+    pending: Pending,
+    plans: Plans,
+    turns: rope::Table,
+    /// Bytes that may be active; [`UNLIMITED`] if nobody limits them.
+    limit: AtomicUsize,
+    /// What was active at the last reset of the peak.
+    peak_floor: AtomicUsize,
+    /// MLX's own limits, as they were.
+    default_limit: usize,
+    default_cache_limit: usize,
+}
+
+const UNLIMITED: usize = usize::MAX;
+
+impl MlxDevice {
+    /// Starts MLX.
+    ///
+    /// # Errors
+    /// [`Error::Device`] in MLX's words, if its device cannot be used.
+    pub fn new() -> Result<MlxDevice> {
+        let engine = engine::start()?;
+        let default_cache_limit = bridge::set_cache_limit(0);
+        bridge::set_cache_limit(default_cache_limit);
+        Ok(MlxDevice {
+            engine,
+            pending: Pending::default(),
+            plans: Derived::new(),
+            turns: Derived::new(),
+            limit: AtomicUsize::new(UNLIMITED),
+            peak_floor: AtomicUsize::new(0),
+            default_limit: bridge::memory_limit(),
+            default_cache_limit,
+        })
+    }
+
+    /// Whether it computes on a GPU.
+    pub fn has_gpu(&self) -> bool {
+        self.engine != Engine::Cpu
+    }
+
+    /// Refuses `requested` bytes that would pass the limit. MLX's own limit is one it tries to keep to, no more.
+    fn room_for(&self, op: &'static str, requested: usize) -> Result<()> {
+        let limit = match self.limit.load(Ordering::Relaxed) {
+            UNLIMITED => self.default_limit,
+            limit => limit,
+        };
+        let fits = |active: usize| active.checked_add(requested).is_some_and(|bytes| bytes <= limit);
+        if fits(bridge::active_memory().saturating_add(self.pending.bytes())) {
+            return Ok(());
+        }
+        // What is pending may take less than it seems to: what nobody holds any more is freed on the way.
+        self.pending.compute(op)?;
+        let active = bridge::active_memory();
+        if fits(active) {
+            return Ok(());
+        }
+        Err(Error::Memory { device: self.name(), requested, active, limit })
+    }
+
+    /// The numbers of an index.
+    fn numbers(&self, op: &'static str, tensor: &Tensor) -> Result<Arc<[i32]>> {
+        let own = tensor.storage().get::<MlxStorage>().and_then(|storage| storage.host.clone());
+        match own {
+            Some(numbers) => Ok(numbers),
+            // Computed or cut out of another: rare, and worth a reading rather than a read outside a table.
+            None => match tensor.dtype() {
+                DType::I32 => Ok(tensor.to_vec::<i32>()?.into()),
+                dtype => Err(unsuited(op, format!("an index is i32, found {dtype}"))),
+            },
+        }
+    }
+
+    fn paged_attention(
+        &self,
+        op: &'static str,
+        parameters: &ingle_tensor::PagedAttention,
+        inputs: Vec<Tensor>,
+        output: &Spec,
+    ) -> Result<Array> {
+        let [q, keys, values, blocks, sequences, positions] = counted(op, inputs)?;
+        let (q_spec, kv_spec) = (q.spec().clone(), keys.spec().clone());
+        let places = Places {
+            blocks: self.numbers(op, &blocks)?,
+            table: [blocks.shape()[0], blocks.shape()[1]],
+            sequences: self.numbers(op, &sequences)?,
+            positions: self.numbers(op, &positions)?,
+        };
+        let [blocks, sequences, positions] = [blocks, sequences, positions].map(|table| plain(op, table));
+        let (blocks, sequences, positions) = (blocks?, sequences?, positions?);
+        let key = Key::new(parameters, kv_spec.shape[0]);
+        let make = || Ok(Arc::new(Plan::new(op, &places, key)?));
+        let plan = self.plans.get(&[&blocks, &sequences, &positions], key, make)?;
+        if output.shape.elements() == 0 {
+            return layout::full(op, output, 0.0);
+        }
+        let operands = Operands { q: (plain(op, q)?, &q_spec), keys: (plain(op, keys)?, &kv_spec), values: plain(op, values)? };
+        attention::paged_attention(op, &plan, &operands, parameters)
+    }
+
+    /// The array, or the storage, that `op` makes.
+    fn compute(&self, op: &Op, inputs: Vec<Tensor>, output: &Spec) -> Result<MlxStorage> {
+        let name = op.name();
+        let array = match op {
+            Op::Full { value, .. } => layout::full(name, output, *value),
+            Op::Arange { len } => layout::arange(name, *len),
+            Op::Reshape { shape } => {
+                let [x] = arrays(name, inputs)?;
+                layout::reshape(name, &x, shape)
+            }
+            Op::Permute { axes } => {
+                let [x] = arrays(name, inputs)?;
+                layout::permute(name, &x, axes)
+            }
+            Op::Slice { axis, start, end, step } => {
+                let [x] = counted(name, inputs)?;
+                let shape = x.shape().clone();
+                layout::slice(name, &plain(name, x)?, &shape, *axis, [*start, *end, *step])
+            }
+            Op::Broadcast { shape } => {
+                let [x] = arrays(name, inputs)?;
+                layout::broadcast(name, &x, shape)
+            }
+            Op::Concat { axis } => {
+                let parts: Vec<Array> = inputs.into_iter().map(|x| plain(name, x)).collect::<Result<_>>()?;
+                layout::concat(name, &parts, *axis)
+            }
+            Op::Cast { dtype } => {
+                let [x] = counted(name, inputs)?;
+                let from = x.dtype();
+                elementwise::cast(name, &plain(name, x)?, from, *dtype)
+            }
+            Op::Unary(function) => {
+                let [x] = arrays(name, inputs)?;
+                elementwise::unary(name, *function, &x)
+            }
+            Op::Binary(function) => {
+                let [a, b] = arrays(name, inputs)?;
+                elementwise::binary(name, *function, &a, &b)
+            }
+            Op::Compare(comparison) => {
+                let [a, b] = arrays(name, inputs)?;
+                elementwise::compare(name, *comparison, &a, &b)
+            }
+            Op::Select => {
+                let [condition, a, b] = arrays(name, inputs)?;
+                elementwise::select(name, [&condition, &a, &b])
+            }
+            Op::Reduce { op: function, axis } => {
+                let [x] = counted(name, inputs)?;
+                let spec = x.spec().clone();
+                elementwise::reduce(name, *function, *axis, (&plain(name, x)?, &spec), output)
+            }
+            Op::ArgMax { axis } => {
+                let [x] = arrays(name, inputs)?;
+                elementwise::argmax(name, *axis, &x)
+            }
+            Op::MatMul => {
+                let [a, b] = arrays(name, inputs)?;
+                Array::new(name, bridge::matmul(a.get(), b.get()))
+            }
+            Op::TakeRows => {
+                let [table, index] = counted(name, inputs)?;
+                let numbers = self.numbers(name, &index)?;
+                let spec = table.spec().clone();
+                rows::take(name, (MlxStorage::of(name, table)?, &spec), &plain(name, index)?, &numbers)
+            }
+            Op::WriteRows => {
+                let [target, new, index] = counted(name, inputs)?;
+                let numbers = self.numbers(name, &index)?;
+                let spec = target.spec().clone();
+                let (target, new, index) = (plain(name, target)?, plain(name, new)?, plain(name, index)?);
+                rows::write(name, (target, &spec), &new, (&index, &numbers))
+            }
+            Op::Dequantize { quantization, .. } => return linear::dequantize(name, inputs, *quantization, output),
+            Op::Pack => {
+                let [weight] = counted(name, inputs)?;
+                let spec = weight.spec().clone();
+                return linear::pack(name, self.engine, (MlxStorage::of(name, weight)?, &spec));
+            }
+            Op::Linear => self.linear(name, inputs, output),
+            Op::Softmax => {
+                let [x] = arrays(name, inputs)?;
+                normal::softmax(name, &x)
+            }
+            Op::RmsNorm { eps, offset } => {
+                let [x, weight] = counted(name, inputs)?;
+                let dtype = weight.dtype();
+                let (x, weight) = (plain(name, x)?, plain(name, weight)?);
+                normal::rms_norm(name, &x, (&weight, dtype), (*eps, *offset))
+            }
+            Op::LayerNorm { eps } => {
+                let [x, weight, bias] = arrays(name, inputs)?;
+                normal::layer_norm(name, [&x, &weight, &bias], *eps)
+            }
+            Op::Rope { layout } => {
+                let [x, positions, frequencies] = counted(name, inputs)?;
+                let (spec, half) = (x.spec().clone(), frequencies.shape()[0]);
+                let (x, positions) = (plain(name, x)?, plain(name, positions)?);
+                let frequencies = plain(name, frequencies)?;
+                rope::rope(name, &self.turns, (&x, &spec), &positions, (&frequencies, half), *layout)
+            }
+            Op::Activate(function) => {
+                let [x] = arrays(name, inputs)?;
+                elementwise::activate(name, *function, &x)
+            }
+            Op::Glu { activation } => {
+                let [gate, up] = arrays(name, inputs)?;
+                elementwise::glu(name, *activation, &gate, &up)
+            }
+            Op::SoftCap { cap } => {
+                let [x] = arrays(name, inputs)?;
+                elementwise::soft_cap(name, &x, *cap)
+            }
+            Op::PagedAttention(parameters) => self.paged_attention(name, parameters, inputs, output),
+            _ => {
+                return match op.decompose(&inputs) {
+                    Some(result) => MlxStorage::of(name, result?),
+                    None => Err(unsuited(name, "this device does not know the operation; update ingle-mlx".into())),
+                };
+            }
+        };
+        Ok(MlxStorage::dense(array?))
+    }
+
+    fn linear(&self, op: &'static str, inputs: Vec<Tensor>, output: &Spec) -> Result<Array> {
+        let specs: Vec<Spec> = inputs.iter().map(|x| x.spec().clone()).collect();
+        let mut storages = inputs.into_iter().map(|x| MlxStorage::of(op, x));
+        let mut next = || storages.next().unwrap_or_else(|| Err(unsuited(op, "an input is missing".into())));
+        let x = next()?.plain(op, specs[0].dtype)?;
+        let weight = (next()?, &specs[1]);
+        let bias = match specs.get(2) {
+            Some(spec) => Some((next()?, spec)),
+            None => None,
+        };
+        linear::linear(op, self.engine, (&x, &specs[0]), weight, bias, output)
+    }
+}
+
+/// As many inputs as the operation takes; [`Op::infer`] has counted them.
+fn counted<const N: usize>(op: &'static str, inputs: Vec<Tensor>) -> Result<[Tensor; N]> {
+    inputs.try_into().map_err(|inputs: Vec<_>| Error::Arity {
+        op,
+        expected: "what infer accepts",
+        found: inputs.len(),
+    })
+}
+
+/// An input's elements. A last handle gives the array's last handle, too.
+fn plain(op: &'static str, tensor: Tensor) -> Result<Array> {
+    let dtype = tensor.dtype();
+    MlxStorage::of(op, tensor)?.plain(op, dtype)
+}
+
+/// The elements of as many inputs as the operation takes.
+fn arrays<const N: usize>(op: &'static str, inputs: Vec<Tensor>) -> Result<[Array; N]> {
+    let arrays: Vec<Array> = inputs.into_iter().map(|x| plain(op, x)).collect::<Result<_>>()?;
+    arrays.try_into().map_err(|arrays: Vec<_>| Error::Arity {
+        op,
+        expected: "what infer accepts",
+        found: arrays.len(),
+    })
+}
+
+/// Bytes that the result of an operation takes of its own: views take none.
+fn own_bytes(op: &Op, output: &Spec) -> usize {
+    match op {
+        Op::Full { .. } | Op::Permute { .. } | Op::Slice { .. } | Op::Broadcast { .. } | Op::Reshape { .. } => 0,
+        // In place, or a copy that the limit has already seen as the target.
+        Op::WriteRows => 0,
+        Op::Dequantize { quantization: ingle_tensor::Quantization::Affine { .. }, .. } => 0,
+        _ => output.bytes(),
+    }
+}
+
+impl fmt::Debug for MlxDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MlxDevice").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl Device for MlxDevice {
+    fn name(&self) -> &'static str {
+        match self.engine {
+            Engine::Metal => "metal",
+            _ => "mlx",
+        }
+    }
+
+    fn description(&self) -> String {
+        let engine = match self.engine {
+            Engine::Metal => "Metal",
+            Engine::Cuda => "CUDA",
+            _ => "CPU",
+        };
+        let on = match bridge::device_name() {
+            Ok(name) if !name.is_empty() => format!("{engine}, {name}"),
+            _ => engine.into(),
+        };
+        format!("MLX {} on {on}", bridge::version())
+    }
+
+    fn run(&self, op: &Op, inputs: Vec<Tensor>, output: &Spec) -> Result<Storage> {
+        let bytes = own_bytes(op, output);
+        if bytes > 0 {
+            self.room_for(op.name(), bytes)?;
+        }
+        let storage = self.compute(op, inputs, output)?;
+        if let Form::Dense(array) | Form::Wide(array) = &storage.form {
+            self.pending.add(array, bytes);
+        }
+        Ok(storage.into_storage())
+    }
+
+    fn upload(&self, bytes: Bytes, spec: &Spec) -> Result<Storage> {
+        self.room_for("upload", spec.bytes())?;
+        let array = linear::upload("upload", &bytes, spec)?;
+        let host = match spec.dtype {
+            DType::I32 => Some(bytemuck::pod_collect_to_vec::<u8, i32>(&bytes).into()),
+            _ => None,
+        };
+        Ok(MlxStorage { form: Form::Dense(array), host }.into_storage())
+    }
+
+    fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let array = plain("download", tensor.clone())?;
+        // In one go with whatever else is alive, so that no graph is left behind.
+        self.pending.add(&array, 0);
+        self.pending.compute("download")?;
+        let mut bytes = vec![0; tensor.spec().bytes()];
+        bridge::read(array.get(), &mut bytes).map_err(|exception| failed("download", &exception))?;
+        Ok(bytes)
+    }
+
+    fn activation_dtype(&self, weights: DType) -> DType {
+        match self.engine {
+            Engine::Cpu => DType::F32,
+            _ => weights,
+        }
+    }
+
+    fn invariance(&self) -> Invariance {
+        Invariance::Rounding
+    }
+
+    fn memory(&self) -> Memory {
+        self.plans.forget_dead();
+        self.turns.forget_dead();
+        let active = bridge::active_memory();
+        let peak = bridge::peak_memory().max(self.peak_floor.load(Ordering::Relaxed)).max(active);
+        Memory { active, peak, cached: bridge::cached_memory() }
+    }
+
+    fn reset_peak_memory(&self) {
+        bridge::reset_peak_memory();
+        self.peak_floor.store(self.memory_active(), Ordering::Relaxed);
+    }
+
+    fn set_memory_limit(&self, bytes: Option<usize>) {
+        self.limit.store(bytes.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        bridge::set_memory_limit(bytes.unwrap_or(self.default_limit));
+    }
+
+    fn set_cache_limit(&self, bytes: Option<usize>) {
+        bridge::set_cache_limit(bytes.unwrap_or(self.default_cache_limit));
+    }
+
+    fn clear_cache(&self) {
+        // It can fail only where nothing is left to free.
+        let _ = bridge::clear_cache();
+    }
+}
+
+impl MlxDevice {
+    fn memory_active(&self) -> usize {
+        bridge::active_memory()
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Products with weights, dense and quantised.
+
+use ingle_tensor::{BinaryOp, Bytes, DType, Quantization, Result, Shape, Spec, Tensor, UnpackedRow};
+
+use crate::array::{Array, kind};
+use crate::bridge::{self, Engine};
+use crate::elementwise::{binary, cast};
+use crate::engine::unsuited;
+use crate::layout;
+use crate::storage::{Affine, Form, MlxStorage, narrowed};
+
+/// A weight or a bias, and what it is.
+pub(crate) type Operand<'a> = (MlxStorage, &'a Spec);
+
+/// `x · weightᵀ + bias`.
+pub(crate) fn linear(
+    op: &'static str,
+    engine: Engine,
+    (x, x_spec): (&Array, &Spec),
+    (weight, weight_spec): Operand<'_>,
+    bias: Option<Operand<'_>>,
+    output: &Spec,
+) -> Result<Array> {
+    let dtype = output.dtype;
+    let bias = match bias {
+        Some((bias, spec)) => Some((bias.plain(op, spec.dtype)?, spec.dtype)),
+        None => None,
+    };
+    if output.shape.elements() == 0 || weight_spec.shape[1] == 0 {
+        let zeros = layout::full(op, &Spec::new(output.shape.clone(), DType::F32), 0.0)?;
+        return finish(op, &zeros, bias, dtype);
+    }
+    let k = weight_spec.shape[1];
+    let rows = layout::reshape(op, x, &Shape::from([x_spec.shape.elements() / k, k]))?;
+    let native = engine != Engine::Cpu && dtype != DType::F32;
+    let product = match weight.form {
+        Form::Affine(affine) => {
+            // MLX multiplies in the wider dtype of `x` and the scales.
+            let rows = if native { rows } else { cast(op, &rows, dtype, DType::F32)? };
+            let Affine { words, scales, offsets, .. } = &affine;
+            let (group, bits) = (affine.group(), affine.bits());
+            let made =
+                bridge::quantized_linear(rows.get(), words.get(), scales.get(), offsets.get(), group, bits);
+            let product = Array::new(op, made)?;
+            // In f32 whatever the scales are, so that a bias is added before the one rounding.
+            cast(op, &product, DType::BF16, DType::F32)?
+        }
+        Form::Dense(weight) if native && dtype == weight_spec.dtype => {
+            let product = match &bias {
+                Some((bias, own)) => {
+                    let bias = cast(op, bias, *own, dtype)?;
+                    bridge::linear_bias(rows.get(), weight.get(), bias.get())
+                }
+                None => bridge::linear(rows.get(), weight.get()),
+            };
+            return layout::reshape(op, &Array::new(op, product)?, &output.shape);
+        }
+        Form::Dense(weight) => {
+            let weight = cast(op, &weight, weight_spec.dtype, DType::F32)?;
+            product_f32(op, &cast(op, &rows, dtype, DType::F32)?, &weight)?
+        }
+        Form::Wide(weight) => product_f32(op, &cast(op, &rows, dtype, DType::F32)?, &weight)?,
+    };
+    let product = layout::reshape(op, &product, &output.shape)?;
+    finish(op, &product, bias, dtype)
+}
+
+fn product_f32(op: &'static str, x: &Array, weight: &Array) -> Result<Array> {
+    Array::new(op, bridge::linear(x.get(), weight.get()))
+}
+
+/// Adds the bias to a product in f32, and rounds once.
+fn finish(op: &'static str, product: &Array, bias: Option<(Array, DType)>, dtype: DType) -> Result<Array> {
+    let sum = match bias {
+        Some((bias, own)) => binary(op, BinaryOp::Add, product, &cast(op, &bias, own, DType::F32)?)?,
+        None => product.clone(),
+    };
+    narrowed(op, &sum, dtype)
+}
+
+/// A weight as [`linear`] reads it fastest: on a CPU, where MLX multiplies f32 much faster than anything
+/// narrower, in f32.
+pub(crate) fn pack(op: &'static str, engine: Engine, (weight, spec): Operand<'_>) -> Result<MlxStorage> {
+    let form = match weight.form {
+        Form::Dense(array) if engine == Engine::Cpu && spec.dtype != DType::F32 => {
+            Form::Wide(cast(op, &array, spec.dtype, DType::F32)?)
+        }
+        form => form,
+    };
+    Ok(MlxStorage { form, host: None })
+}
+
+/// A quantised matrix: MLX's own format stays packed; GGUF's blocks, which MLX does not know, become floats.
+pub(crate) fn dequantize(
+    op: &'static str,
+    inputs: Vec<Tensor>,
+    quantization: Quantization,
+    output: &Spec,
+) -> Result<MlxStorage> {
+    match quantization {
+        Quantization::Affine { bits, group_size } => {
+            let parts = inputs.into_iter().map(|part| {
+                let dtype = part.dtype();
+                MlxStorage::of(op, part)?.plain(op, dtype)
+            });
+            let parts: Vec<Array> = parts.collect::<Result<_>>()?;
+            let [words, scales, offsets] = <[Array; 3]>::try_from(parts)
+                .map_err(|parts| unsuited(op, format!("a quantised matrix has 3 parts, found {}", parts.len())))?;
+            let form = match output.shape.elements() {
+                // MLX takes no empty matrix.
+                0 => Form::Dense(layout::full(op, output, 0.0)?),
+                _ => Form::Affine(Affine { words, scales, offsets, group_size, bits }),
+            };
+            Ok(MlxStorage { form, host: None })
+        }
+        Quantization::Blocks(_) => {
+            let [blocks] = <[Tensor; 1]>::try_from(inputs)
+                .map_err(|parts| unsuited(op, format!("blocks are 1 tensor, found {}", parts.len())))?;
+            let packed = blocks.device().download(&blocks)?;
+            drop(blocks);
+            Ok(MlxStorage::dense(upload(op, &floats(&packed, quantization, output), output)?))
+        }
+    }
+}
+
+/// The floats that rows of blocks stand for, as bytes of `output`.
+fn floats(packed: &[u8], quantization: Quantization, output: &Spec) -> Vec<u8> {
+    let (n, k) = (output.shape[0], output.shape[1]);
+    let groups = k / quantization.form().group_size;
+    let mut bytes = Vec::with_capacity(output.bytes());
+    let (mut quants, mut scales, mut offsets) = (vec![0; k], vec![0.0; groups], vec![0.0; groups]);
+    for packed in packed.chunks_exact((packed.len() / n.max(1)).max(1)).take(n) {
+        let mut row = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
+        quantization.unpack_row(packed, UnpackedRow { quants: row.quants, scales: row.scales, offsets: row.offsets });
+        row = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
+        for weight in quantization.weights(&row) {
+            match output.dtype {
+                DType::F16 => bytes.extend(half::f16::from_f32(weight).to_le_bytes()),
+                DType::BF16 => bytes.extend(half::bf16::from_f32(weight).to_le_bytes()),
+                _ => bytes.extend(weight.to_le_bytes()),
+            }
+        }
+    }
+    bytes
+}
+
+/// An array of host bytes.
+pub(crate) fn upload(op: &'static str, bytes: &[u8], spec: &Spec) -> Result<Array> {
+    let shape = crate::array::dims(op, &spec.shape)?;
+    // MLX reads elements, which must lie as their type wants it.
+    let aligned = bytes.as_ptr().align_offset(spec.dtype.size()) == 0;
+    let copy = if aligned { Bytes::new() } else { aligned_copy(bytes) };
+    let bytes = if aligned { bytes } else { &copy };
+    Array::new(op, bridge::upload(bytes, &shape, kind(spec.dtype)))
+}
+
+/// The bytes at an address that any element may have.
+fn aligned_copy(bytes: &[u8]) -> Bytes {
+    struct Words(Vec<u64>, usize);
+    impl AsRef<[u8]> for Words {
+        fn as_ref(&self) -> &[u8] {
+            // SAFETY: the words are initialised and at least as long as the bytes that were copied into them.
+            unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.1) }
+        }
+    }
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_ne_bytes(word)
+    });
+    Bytes::from_owner(Words(words.collect(), bytes.len()))
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Rows taken and written by number.
+
+use std::sync::Arc;
+
+use ingle_tensor::{Error, Result, Spec};
+
+use crate::array::{Array, int};
+use crate::bridge;
+use crate::storage::{Form, MlxStorage, narrowed};
+
+/// An index: the array, and its numbers, each a row of a table of `len` rows. MLX itself would not notice one
+/// outside.
+///
+/// # Errors
+/// [`Error::Index`] for a number outside.
+pub(crate) fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
+    match index.iter().find(|&&row| usize::try_from(row).is_ok_and(|row| row < len)) {
+        _ if index.is_empty() => Ok(()),
+        _ => match index.iter().find(|&&row| !usize::try_from(row).is_ok_and(|row| row < len)) {
+            None => Ok(()),
+            Some(&row) => Err(Error::Index { op, index: row.into(), len }),
+        },
+    }
+}
+
+/// The first of numbers that follow each other.
+fn run(index: &[i32]) -> Option<i32> {
+    let first = *index.first()?;
+    index.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)).then_some(first)
+}
+
+/// The rows of a table that a checked index names.
+pub(crate) fn take(
+    op: &'static str,
+    (table, spec): (MlxStorage, &Spec),
+    index: &Array,
+    numbers: &Arc<[i32]>,
+) -> Result<Array> {
+    check(op, numbers, spec.shape[0])?;
+    let taken = |table: &Array| Array::new(op, bridge::take(table.get(), index.get()));
+    match table.form {
+        Form::Dense(table) => taken(&table),
+        Form::Wide(table) => narrowed(op, &taken(&table)?, spec.dtype),
+        Form::Affine(affine) => {
+            let rows = affine.rows(op, index)?;
+            MlxStorage { form: Form::Affine(rows), host: None }.plain(op, spec.dtype)
+        }
+    }
+}
+
+/// A target with the rows that a checked index names replaced. The target is given away: if this was its last
+/// handle, MLX writes in place.
+pub(crate) fn write(
+    op: &'static str,
+    (target, spec): (Array, &Spec),
+    rows: &Array,
+    (index, numbers): (&Array, &Arc<[i32]>),
+) -> Result<Array> {
+    check(op, numbers, spec.shape[0])?;
+    if spec.shape.elements() == 0 || numbers.is_empty() {
+        return Ok(target);
+    }
+    let written = match run(numbers) {
+        Some(first) => bridge::overwrite(target.get(), rows.get(), first),
+        None => bridge::scatter(target.get(), index.get(), rows.get()),
+    };
+    let _ = int;
+    Array::new(op, written)
+}

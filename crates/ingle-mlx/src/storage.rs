@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The device's representation of a tensor.
+
+use std::sync::Arc;
+
+use ingle_tensor::{DType, Quantization, Result, Storage, Tensor};
+
+use crate::array::{Array, kind};
+use crate::bridge;
+use crate::engine::unsuited;
+
+/// How a tensor lies.
+#[derive(Clone, Debug)]
+pub(crate) struct MlxStorage {
+    pub(crate) form: Form,
+    /// The numbers of an uploaded index, so that a plan made of them needs no reading back.
+    pub(crate) host: Option<Arc<[i32]>>,
+}
+
+/// What MLX holds of a tensor.
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    /// An array of the tensor's shape and dtype.
+    Dense(Array),
+    /// An array of the tensor's shape in f32, which stands for a narrower dtype: a packed weight on a CPU, where MLX
+    /// multiplies f32 much faster.
+    Wide(Array),
+    /// A quantised matrix.
+    Affine(Affine),
+}
+
+/// A matrix in MLX's quantised format.
+#[derive(Clone, Debug)]
+pub(crate) struct Affine {
+    /// `u32[n, k · bits / 32]`.
+    pub(crate) words: Array,
+    /// `[n, k / group_size]`.
+    pub(crate) scales: Array,
+    /// `[n, k / group_size]`.
+    pub(crate) offsets: Array,
+    pub(crate) group_size: usize,
+    pub(crate) bits: usize,
+}
+
+impl Affine {
+    /// The floats it stands for, in f32.
+    fn weights(&self, op: &'static str) -> Result<Array> {
+        let Affine { words, scales, offsets, .. } = self;
+        Array::new(op, bridge::dequantize(words.get(), scales.get(), offsets.get(), self.group(), self.bits()))
+    }
+
+    /// The group size, as MLX takes it.
+    pub(crate) fn group(&self) -> i32 {
+        self.group_size as i32
+    }
+
+    /// The bits, as MLX takes them.
+    pub(crate) fn bits(&self) -> i32 {
+        self.bits as i32
+    }
+
+    /// The rows that `index` names, still quantised.
+    pub(crate) fn rows(&self, op: &'static str, index: &Array) -> Result<Affine> {
+        let take = |part: &Array| Array::new(op, bridge::take(part.get(), index.get()));
+        Ok(Affine {
+            words: take(&self.words)?,
+            scales: take(&self.scales)?,
+            offsets: take(&self.offsets)?,
+            ..*self
+        })
+    }
+
+    pub(crate) fn quantization(&self) -> Quantization {
+        Quantization::Affine { bits: self.bits, group_size: self.group_size }
+    }
+}
+
+impl MlxStorage {
+    /// A tensor whose elements an array holds.
+    pub(crate) fn dense(array: Array) -> Self {
+        MlxStorage { form: Form::Dense(array), host: None }
+    }
+
+    /// The storage of an input. A tensor's last handle gives its array's last handle, so that MLX may write to it.
+    pub(crate) fn of(op: &'static str, tensor: Tensor) -> Result<Self> {
+        match tensor.into_storage().take::<MlxStorage>() {
+            Ok(own) => Ok(own),
+            Err(shared) => shared
+                .get::<MlxStorage>()
+                .cloned()
+                .ok_or_else(|| unsuited(op, "an input is not a tensor of this device; move it here first".into())),
+        }
+    }
+
+    /// The elements as an array of the tensor's own `dtype`, whatever form they are kept in.
+    pub(crate) fn plain(self, op: &'static str, dtype: DType) -> Result<Array> {
+        match self.form {
+            Form::Dense(array) => Ok(array),
+            Form::Wide(array) => narrowed(op, &array, dtype),
+            Form::Affine(affine) => narrowed(op, &affine.weights(op)?, dtype),
+        }
+    }
+
+    pub(crate) fn into_storage(self) -> Storage {
+        Storage::new(self)
+    }
+}
+
+/// An array in f32 as `dtype`.
+pub(crate) fn narrowed(op: &'static str, array: &Array, dtype: DType) -> Result<Array> {
+    match dtype {
+        DType::F32 => Ok(array.clone()),
+        dtype => Array::new(op, bridge::cast(array.get(), kind(dtype))),
+    }
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The device conformance suite.
+#![cfg(feature = "mlx")]
+
+use std::sync::Arc;
+
+use ingle_mlx::MlxDevice;
+use ingle_tensor::{DeviceHandle, Error, conformance};
+
+#[test]
+fn the_device_conforms_good() -> Result<(), Error> {
+    let device: DeviceHandle = Arc::new(MlxDevice::new()?);
+    let report = conformance::run(&device);
+    println!("{}\n{report}", device.description());
+    report.assert_passed();
+    Ok(())
+}

@@ -19,13 +19,13 @@ fn main() {
         }
     };
     cxx_build::bridge("src/bridge.rs")
-        .file("src/bridge.cc")
+        .files(["src/bridge.cc", "src/exact.cc"])
         .include(&mlx.include)
         .std("c++20")
         .flag_if_supported("-Wno-unused-parameter")
         .flag_if_supported("-Wno-deprecated-copy")
         .compile("ingle-mlx-bridge");
-    for file in ["src/bridge.rs", "src/bridge.h", "src/bridge.cc", "build/find.rs"] {
+    for file in ["src/bridge.rs", "src/bridge.h", "src/bridge.cc", "src/exact.h", "src/exact.cc", "build/find.rs"] {
         println!("cargo::rerun-if-changed={file}");
     }
     let lib = mlx.lib.display();

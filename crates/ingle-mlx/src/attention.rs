@@ -11,13 +11,13 @@ mod plan;
 
 use ingle_tensor::{DType, PagedAttention, Result, Shape, Spec};
 
-use crate::array::{Array, int};
+use crate::array::Array;
 use crate::bridge;
 use crate::derived::Derived;
 use crate::layout;
 
-pub(crate) use plan::{Key, Places, Plan};
 use plan::{Group, Mask, Rows};
+pub(crate) use plan::{Key, Places, Plan};
 
 /// The plans of a step.
 pub(crate) type Plans = Derived<Key, std::sync::Arc<Plan>>;
@@ -64,15 +64,12 @@ fn attend(op: &'static str, group: &Group, operands: &Operands<'_>, parameters: 
         layout::permute(op, &x, &[0, 2, 1, 3])
     };
     let q = batched(&chosen(op, q, &q_spec.shape, queries)?, group.query_len, heads)?;
-    let [k, v] = [&operands.keys.0, &operands.values].map(|cache| -> Result<Array> {
-        batched(&chosen(op, cache, &kv_spec.shape, keys)?, group.key_len, kv_heads)
-    });
+    let [k, v] = [&operands.keys.0, &operands.values]
+        .map(|cache| -> Result<Array> { batched(&chosen(op, cache, &kv_spec.shape, keys)?, group.key_len, kv_heads) });
     let (k, v) = (k?, v?);
     let scale = parameters.scale;
     let attended = match (mask, parameters.soft_cap) {
-        (Mask::At(mask), Some(cap)) => {
-            bridge::capped_attention(q.get(), k.get(), v.get(), mask.get(), scale, cap)
-        }
+        (Mask::At(mask), Some(cap)) => bridge::capped_attention(q.get(), k.get(), v.get(), mask.get(), scale, cap),
         (Mask::At(mask), None) => bridge::masked_attention(q.get(), k.get(), v.get(), mask.get(), scale),
         (Mask::Causal, _) => bridge::causal_attention(q.get(), k.get(), v.get(), scale),
         (Mask::None, _) => bridge::attention(q.get(), k.get(), v.get(), scale),
@@ -94,6 +91,5 @@ fn chosen(op: &'static str, x: &Array, shape: &Shape, rows: &Rows) -> Result<Arr
 /// An index, uploaded.
 fn index(op: &'static str, numbers: &[i32], shape: &[usize]) -> Result<Array> {
     let spec = Spec::new(shape, DType::I32);
-    let _ = int(op, numbers.len())?;
     crate::linear::upload(op, bytemuck::cast_slice(numbers), &spec)
 }

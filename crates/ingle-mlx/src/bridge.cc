@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "ingle-mlx/src/bridge.rs.h"
+#include "ingle-mlx/src/exact.h"
 #include "mlx/backend/cuda/cuda.h"
 #include "mlx/backend/metal/metal.h"
 #include "mlx/mlx.h"
@@ -101,6 +102,11 @@ mx::array number(float value) {
   return mx::array(value, mx::float32);
 }
 
+// `function`, or on a CPU the C library's: see exact.h.
+mx::array precisely(mx::array (*function)(const mx::array&, mx::StreamOrDevice), Exact library, const mx::array& x) {
+  return state().engine == Engine::Cpu ? exact(library, x) : function(x, {});
+}
+
 using Function = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
 
 // On a GPU, element-wise steps as one kernel. (On a CPU that would call a compiler when the program runs.)
@@ -111,9 +117,9 @@ mx::array fused(const Function& plain, const Function& compiled, const std::vect
 mx::array activated(Activation function, const mx::array& x) {
   switch (function) {
     case Activation::Silu:
-      return mx::multiply(x, mx::sigmoid(x));
+      return mx::multiply(x, precisely(mx::sigmoid, Exact::Sigmoid, x));
     case Activation::Gelu: {
-      auto bell = mx::add(mx::erf(mx::multiply(x, number(static_cast<float>(M_SQRT1_2)))), number(1));
+      auto bell = mx::add(precisely(mx::erf, Exact::Erf, mx::multiply(x, number(static_cast<float>(M_SQRT1_2)))), number(1));
       return mx::multiply(mx::multiply(x, number(0.5f)), bell);
     }
     case Activation::GeluTanh: {
@@ -302,11 +308,6 @@ void read(const Array& array, rust::Slice<std::uint8_t> to) {
   }
 }
 
-Handle share(const Array& array) {
-  Turn turn;
-  return made(array.get());
-}
-
 Handle upload(rust::Slice<const std::uint8_t> bytes, Ints list, Kind kind) {
   Turn turn;
   auto shape = shape_of(list);
@@ -433,7 +434,7 @@ Handle unary(Unary function, const Array& array) {
   auto result = [&] {
     switch (function) {
       case Unary::Exp:
-        return mx::exp(x);
+        return precisely(mx::exp, Exact::Exp, x);
       case Unary::Log:
         return mx::log(x);
       case Unary::Sqrt:
@@ -449,9 +450,9 @@ Handle unary(Unary function, const Array& array) {
       case Unary::Tanh:
         return mx::tanh(x);
       case Unary::Sigmoid:
-        return mx::sigmoid(x);
+        return precisely(mx::sigmoid, Exact::Sigmoid, x);
       case Unary::Erf:
-        return mx::erf(x);
+        return precisely(mx::erf, Exact::Erf, x);
       default:
         throw std::invalid_argument("a function that the bridge does not know");
     }

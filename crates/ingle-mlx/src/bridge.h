@@ -55,7 +55,6 @@ std::unique_ptr<Arrays> new_arrays();
 void eval(const Arrays& arrays);
 void async_eval(const Arrays& arrays);
 void read(const Array& array, rust::Slice<std::uint8_t> to);
-Handle share(const Array& array);
 
 Handle upload(rust::Slice<const std::uint8_t> bytes, Ints shape, Kind kind);
 Handle full(Ints shape, Kind kind, double value);

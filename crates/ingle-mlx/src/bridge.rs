@@ -89,8 +89,6 @@ mod ffi {
         fn async_eval(arrays: &Arrays) -> Result<()>;
         /// An array's elements in row-major order; `to` is as long as they are.
         fn read(array: &Array, to: &mut [u8]) -> Result<()>;
-        /// Another handle to the same array.
-        fn share(array: &Array) -> UniquePtr<Array>;
 
         fn upload(bytes: &[u8], shape: &[i32], kind: Kind) -> Result<UniquePtr<Array>>;
         fn full(shape: &[i32], kind: Kind, value: f64) -> Result<UniquePtr<Array>>;

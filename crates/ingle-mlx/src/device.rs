@@ -119,7 +119,8 @@ impl MlxDevice {
         if output.shape.elements() == 0 {
             return layout::full(op, output, 0.0);
         }
-        let operands = Operands { q: (plain(op, q)?, &q_spec), keys: (plain(op, keys)?, &kv_spec), values: plain(op, values)? };
+        let operands =
+            Operands { q: (plain(op, q)?, &q_spec), keys: (plain(op, keys)?, &kv_spec), values: plain(op, values)? };
         attention::paged_attention(op, &plan, &operands, parameters)
     }
 
@@ -178,7 +179,7 @@ impl MlxDevice {
             }
             Op::ArgMax { axis } => {
                 let [x] = arrays(name, inputs)?;
-                elementwise::argmax(name, *axis, &x)
+                elementwise::argmax(name, *axis, &x, output)
             }
             Op::MatMul => {
                 let [a, b] = arrays(name, inputs)?;
@@ -264,11 +265,7 @@ impl MlxDevice {
 
 /// As many inputs as the operation takes; [`Op::infer`] has counted them.
 fn counted<const N: usize>(op: &'static str, inputs: Vec<Tensor>) -> Result<[Tensor; N]> {
-    inputs.try_into().map_err(|inputs: Vec<_>| Error::Arity {
-        op,
-        expected: "what infer accepts",
-        found: inputs.len(),
-    })
+    inputs.try_into().map_err(|inputs: Vec<_>| Error::Arity { op, expected: "what infer accepts", found: inputs.len() })
 }
 
 /// An input's elements. A last handle gives the array's last handle, too.
@@ -280,11 +277,7 @@ fn plain(op: &'static str, tensor: Tensor) -> Result<Array> {
 /// The elements of as many inputs as the operation takes.
 fn arrays<const N: usize>(op: &'static str, inputs: Vec<Tensor>) -> Result<[Array; N]> {
     let arrays: Vec<Array> = inputs.into_iter().map(|x| plain(op, x)).collect::<Result<_>>()?;
-    arrays.try_into().map_err(|arrays: Vec<_>| Error::Arity {
-        op,
-        expected: "what infer accepts",
-        found: arrays.len(),
-    })
+    arrays.try_into().map_err(|arrays: Vec<_>| Error::Arity { op, expected: "what infer accepts", found: arrays.len() })
 }
 
 /// Bytes that the result of an operation takes of its own: views take none.
@@ -338,6 +331,8 @@ impl Device for MlxDevice {
     }
 
     fn upload(&self, bytes: Bytes, spec: &Spec) -> Result<Storage> {
+        // A new step begins: what the last one wrote and nobody read is computed meanwhile.
+        self.pending.begin("upload")?;
         self.room_for("upload", spec.bytes())?;
         let array = linear::upload("upload", &bytes, spec)?;
         let host = match spec.dtype {
@@ -378,7 +373,7 @@ impl Device for MlxDevice {
 
     fn reset_peak_memory(&self) {
         bridge::reset_peak_memory();
-        self.peak_floor.store(self.memory_active(), Ordering::Relaxed);
+        self.peak_floor.store(bridge::active_memory(), Ordering::Relaxed);
     }
 
     fn set_memory_limit(&self, bytes: Option<usize>) {
@@ -393,11 +388,5 @@ impl Device for MlxDevice {
     fn clear_cache(&self) {
         // It can fail only where nothing is left to free.
         let _ = bridge::clear_cache();
-    }
-}
-
-impl MlxDevice {
-    fn memory_active(&self) -> usize {
-        bridge::active_memory()
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Products with weights, dense and quantised.
 
-use ingle_tensor::{BinaryOp, Bytes, DType, Quantization, Result, Shape, Spec, Tensor, UnpackedRow};
+use ingle_tensor::{BinaryOp, DType, Quantization, Result, Shape, Spec, Tensor, UnpackedRow};
 
 use crate::array::{Array, kind};
 use crate::bridge::{self, Engine};
@@ -36,15 +36,18 @@ pub(crate) fn linear(
     let native = engine != Engine::Cpu && dtype != DType::F32;
     let product = match weight.form {
         Form::Affine(affine) => {
-            // MLX multiplies in the wider dtype of `x` and the scales.
-            let rows = if native { rows } else { cast(op, &rows, dtype, DType::F32)? };
+            // MLX multiplies in the wider dtype of `x` and the scales. A bias is added before the one rounding.
+            let own = native && bias.is_none();
+            let rows = if own { rows } else { cast(op, &rows, dtype, DType::F32)? };
             let Affine { words, scales, offsets, .. } = &affine;
             let (group, bits) = (affine.group(), affine.bits());
-            let made =
-                bridge::quantized_linear(rows.get(), words.get(), scales.get(), offsets.get(), group, bits);
+            let made = bridge::quantized_linear(rows.get(), words.get(), scales.get(), offsets.get(), group, bits);
             let product = Array::new(op, made)?;
-            // In f32 whatever the scales are, so that a bias is added before the one rounding.
-            cast(op, &product, DType::BF16, DType::F32)?
+            if own {
+                let product = Array::new(op, bridge::cast(product.get(), kind(dtype)))?;
+                return layout::reshape(op, &product, &output.shape);
+            }
+            product
         }
         Form::Dense(weight) if native && dtype == weight_spec.dtype => {
             let product = match &bias {
@@ -131,9 +134,9 @@ fn floats(packed: &[u8], quantization: Quantization, output: &Spec) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(output.bytes());
     let (mut quants, mut scales, mut offsets) = (vec![0; k], vec![0.0; groups], vec![0.0; groups]);
     for packed in packed.chunks_exact((packed.len() / n.max(1)).max(1)).take(n) {
-        let mut row = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
-        quantization.unpack_row(packed, UnpackedRow { quants: row.quants, scales: row.scales, offsets: row.offsets });
-        row = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
+        let into = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
+        quantization.unpack_row(packed, into);
+        let row = UnpackedRow { quants: &mut quants, scales: &mut scales, offsets: &mut offsets };
         for weight in quantization.weights(&row) {
             match output.dtype {
                 DType::F16 => bytes.extend(half::f16::from_f32(weight).to_le_bytes()),
@@ -149,25 +152,11 @@ fn floats(packed: &[u8], quantization: Quantization, output: &Spec) -> Vec<u8> {
 pub(crate) fn upload(op: &'static str, bytes: &[u8], spec: &Spec) -> Result<Array> {
     let shape = crate::array::dims(op, &spec.shape)?;
     // MLX reads elements, which must lie as their type wants it.
-    let aligned = bytes.as_ptr().align_offset(spec.dtype.size()) == 0;
-    let copy = if aligned { Bytes::new() } else { aligned_copy(bytes) };
-    let bytes = if aligned { bytes } else { &copy };
-    Array::new(op, bridge::upload(bytes, &shape, kind(spec.dtype)))
-}
-
-/// The bytes at an address that any element may have.
-fn aligned_copy(bytes: &[u8]) -> Bytes {
-    struct Words(Vec<u64>, usize);
-    impl AsRef<[u8]> for Words {
-        fn as_ref(&self) -> &[u8] {
-            // SAFETY: the words are initialised and at least as long as the bytes that were copied into them.
-            unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.1) }
-        }
+    if bytes.as_ptr().align_offset(spec.dtype.size()) == 0 {
+        return Array::new(op, bridge::upload(bytes, &shape, kind(spec.dtype)));
     }
-    let words = bytes.chunks(8).map(|chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_ne_bytes(word)
-    });
-    Bytes::from_owner(Words(words.collect(), bytes.len()))
+    let mut words = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+    let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..bytes.len()];
+    aligned.copy_from_slice(bytes);
+    Array::new(op, bridge::upload(aligned, &shape, kind(spec.dtype)))
 }

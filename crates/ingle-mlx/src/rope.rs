@@ -42,10 +42,7 @@ impl Turns {
         let angles = layout::reshape(op, &angles, &Shape::from(one))?;
         let sin = unary(op, UnaryOp::Sin, &angles)?;
         let minus = unary(op, UnaryOp::Neg, &sin)?;
-        Ok(Turns {
-            cos: unary(op, UnaryOp::Cos, &angles)?,
-            sin: layout::concat(op, &[minus, sin], pair_axis)?,
-        })
+        Ok(Turns { cos: unary(op, UnaryOp::Cos, &angles)?, sin: layout::concat(op, &[minus, sin], pair_axis)? })
     }
 }
 

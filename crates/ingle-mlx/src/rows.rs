@@ -5,22 +5,20 @@ use std::sync::Arc;
 
 use ingle_tensor::{Error, Result, Spec};
 
-use crate::array::{Array, int};
+use crate::array::Array;
 use crate::bridge;
+use crate::layout;
 use crate::storage::{Form, MlxStorage, narrowed};
 
-/// An index: the array, and its numbers, each a row of a table of `len` rows. MLX itself would not notice one
-/// outside.
+/// That each number of an index is a row of a table of `len` rows. MLX itself would not notice one outside.
 ///
 /// # Errors
 /// [`Error::Index`] for a number outside.
-pub(crate) fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
-    match index.iter().find(|&&row| usize::try_from(row).is_ok_and(|row| row < len)) {
-        _ if index.is_empty() => Ok(()),
-        _ => match index.iter().find(|&&row| !usize::try_from(row).is_ok_and(|row| row < len)) {
-            None => Ok(()),
-            Some(&row) => Err(Error::Index { op, index: row.into(), len }),
-        },
+fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
+    let outside = |row: &&i32| !usize::try_from(**row).is_ok_and(|row| row < len);
+    match index.iter().find(outside) {
+        None => Ok(()),
+        Some(&row) => Err(Error::Index { op, index: row.into(), len }),
     }
 }
 
@@ -44,7 +42,11 @@ pub(crate) fn take(
         Form::Wide(table) => narrowed(op, &taken(&table)?, spec.dtype),
         Form::Affine(affine) => {
             let rows = affine.rows(op, index)?;
-            MlxStorage { form: Form::Affine(rows), host: None }.plain(op, spec.dtype)
+            // MLX takes no empty matrix.
+            match numbers.is_empty() {
+                true => layout::full(op, &Spec::new([0, spec.shape[1]], spec.dtype), 0.0),
+                false => MlxStorage { form: Form::Affine(rows), host: None }.plain(op, spec.dtype),
+            }
         }
     }
 }
@@ -65,6 +67,5 @@ pub(crate) fn write(
         Some(first) => bridge::overwrite(target.get(), rows.get(), first),
         None => bridge::scatter(target.get(), index.get(), rows.get()),
     };
-    let _ = int;
     Array::new(op, written)
 }

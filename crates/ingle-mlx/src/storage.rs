@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ingle_tensor::{DType, Quantization, Result, Storage, Tensor};
+use ingle_tensor::{DType, Result, Storage, Tensor};
 
 use crate::array::{Array, kind};
 use crate::bridge;
@@ -62,16 +62,7 @@ impl Affine {
     /// The rows that `index` names, still quantised.
     pub(crate) fn rows(&self, op: &'static str, index: &Array) -> Result<Affine> {
         let take = |part: &Array| Array::new(op, bridge::take(part.get(), index.get()));
-        Ok(Affine {
-            words: take(&self.words)?,
-            scales: take(&self.scales)?,
-            offsets: take(&self.offsets)?,
-            ..*self
-        })
-    }
-
-    pub(crate) fn quantization(&self) -> Quantization {
-        Quantization::Affine { bits: self.bits, group_size: self.group_size }
+        Ok(Affine { words: take(&self.words)?, scales: take(&self.scales)?, offsets: take(&self.offsets)?, ..*self })
     }
 }
 

@@ -6,7 +6,8 @@ use super::check::same;
 use super::report::Report;
 use super::values::{Values, shuffled, unit};
 use crate::{
-    Activation, BinaryOp, DType, DeviceHandle, Invariance, Op, PagedAttention, ReduceOp, Result, RopeLayout, Spec, Tensor, UnaryOp,
+    Activation, BinaryOp, DType, DeviceHandle, Invariance, Op, PagedAttention, ReduceOp, Result, RopeLayout, Spec,
+    Tensor, UnaryOp,
 };
 
 const AREA: &str = "rows alone";

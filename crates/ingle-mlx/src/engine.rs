@@ -10,12 +10,17 @@ pub(crate) fn start() -> Result<Engine> {
     bridge::start().map_err(|exception| failed("start", &exception))
 }
 
-/// The device's name: `metal` where MLX has Metal, else `mlx`.
-pub(crate) fn name() -> &'static str {
+/// The name of MLX's device here: `metal` where MLX has Metal, else `mlx`.
+pub fn name() -> &'static str {
     match bridge::start() {
         Ok(Engine::Metal) => "metal",
         _ => "mlx",
     }
+}
+
+/// Whether MLX computes on a GPU here.
+pub fn has_gpu() -> bool {
+    matches!(bridge::start(), Ok(Engine::Metal | Engine::Cuda))
 }
 
 /// An error in MLX's own words.

@@ -46,3 +46,4 @@ mod rows;
 mod storage;
 
 pub use device::MlxDevice;
+pub use engine::{has_gpu, name};

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Backends: what loads a model. Users choose these by name.
 
+#[cfg(mlx)]
+mod mlx;
+
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use ingle_cpu::{CpuDevice, CpuOptions};
@@ -36,7 +39,15 @@ pub trait Backend: Send + Sync {
 /// Backends by rank: the best first.
 type Registry = RwLock<Vec<&'static dyn Backend>>;
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(vec![&Cpu, &MlxLm]));
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| RwLock::new(built_in()));
+
+/// The backends that come with the crate.
+fn built_in() -> Vec<&'static dyn Backend> {
+    let backends: Vec<&'static dyn Backend> = vec![&Cpu, &MlxLm];
+    #[cfg(mlx)]
+    let backends = mlx::beside(backends);
+    backends
+}
 
 /// Every backend there is, the preferred first; not all may be able to run here ([`Backend::probe`]).
 pub fn backends() -> Vec<&'static dyn Backend> {

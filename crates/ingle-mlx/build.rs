@@ -28,11 +28,11 @@ fn main() {
     for file in ["src/bridge.rs", "src/bridge.h", "src/bridge.cc", "src/exact.h", "src/exact.cc", "build/find.rs"] {
         println!("cargo::rerun-if-changed={file}");
     }
-    let lib = mlx.lib.display();
-    println!("cargo::rustc-link-search=native={lib}");
+    // What is run by Cargo finds the library by this: Cargo adds to the loader's path what lies in the target folder.
+    // (A link to MLX's whole folder, so that what the library looks for beside itself is there.)
+    let linked = find::linked(&mlx).unwrap_or(mlx.lib.clone());
+    println!("cargo::rustc-link-search=native={}", linked.display());
     println!("cargo::rustc-link-lib=dylib=mlx");
-    // This crate's own tests find the library by this; the binaries of others by what their build scripts make of
-    // `DEP_MLX_LIB`.
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
-    println!("cargo::metadata=lib={lib}");
+    // An installed binary finds it by what its package's build script makes of `DEP_MLX_LIB`.
+    println!("cargo::metadata=lib={}", mlx.lib.display());
 }

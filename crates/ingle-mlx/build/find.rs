@@ -45,6 +45,16 @@ fn at(root: &Path) -> Option<Mlx> {
     (include.join("mlx/mlx.h").is_file() && library).then_some(Mlx { include, lib })
 }
 
+/// The library's folder, by way of a link in the build's own; none where links cannot be made.
+pub fn linked(mlx: &Mlx) -> Option<PathBuf> {
+    let link = PathBuf::from(std::env::var_os("OUT_DIR")?).join("mlx");
+    let root = mlx.lib.parent()?;
+    let _ = std::fs::remove_file(&link);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(root, &link).ok()?;
+    Some(link.join("lib")).filter(|lib| lib.is_dir())
+}
+
 /// Where the chosen interpreter has the package.
 fn python_packages() -> Vec<PathBuf> {
     let python = match (std::env::var_os("INGLE_PYTHON"), std::env::var_os("VIRTUAL_ENV")) {

@@ -140,6 +140,14 @@ pub fn cpu(threads: usize) -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), ..Default::default() }).unwrap())
 }
 
+/// Every device there is to compare: the CPU, and MLX where this was built with it.
+pub fn devices() -> Vec<DeviceHandle> {
+    let devices = vec![cpu(2)];
+    #[cfg(feature = "mlx")]
+    let devices = [devices, vec![Arc::new(ingle_mlx::MlxDevice::new().unwrap()) as DeviceHandle]].concat();
+    devices
+}
+
 /// Tokens of one sequence, to be fed in one step.
 pub struct Part<'a> {
     pub sequence: usize,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! The same numbers as Hugging Face transformers, for every architecture and every way its configuration is written.
+//! The same numbers as Hugging Face transformers, for every architecture and every way its configuration is written, on
+//! every device.
 //!
 //! `cargo test -p ingle-models parity -- --nocapture` prints the tables.
 
-use crate::common::{Fixture, Rows, cpu, logits_alone};
-use ingle_tensor::DType;
+use crate::common::{Fixture, Rows, devices, logits_alone};
+use ingle_tensor::{DType, DeviceHandle};
 use std::fmt::Write;
 
 /// Largest difference of a logit, over the largest magnitude of the reference's.
@@ -16,22 +17,27 @@ const MODES: [(&str, usize); 3] = [("at once", usize::MAX), ("by token", 1), ("c
 /// Prompts are longer than the fixtures' sliding window, so that each mode goes past it.
 const SLIDING_WINDOW: usize = 8;
 
+/// Every fixture on every device.
+fn everywhere() -> impl Iterator<Item = (DeviceHandle, Fixture)> {
+    let fixtures = |device: DeviceHandle| Fixture::all().into_iter().map(move |fixture| (device.clone(), fixture));
+    devices().into_iter().flat_map(fixtures)
+}
+
 #[test]
 fn logits_f32_good() {
-    let device = cpu(2);
     let mut failures = Vec::new();
-    let mut table = format!("{:<14}{:<24}{:<14}largest difference\n", "architecture", "variant", "mode");
-    for fixture in Fixture::all() {
+    let mut table = format!("{:<8}{:<14}{:<24}{:<14}largest difference\n", "device", "architecture", "variant", "mode");
+    for (device, fixture) in everywhere() {
         assert!(fixture.tokens.len() > 3 * SLIDING_WINDOW);
         let model = fixture.load(&device, DType::F32);
         for (mode, chunk) in MODES {
             let chunk = chunk.min(fixture.tokens.len());
             let logits = logits_alone(&*model, &fixture.tokens, chunk, DType::F32);
             let difference = logits.difference(&fixture.logits_f32) / fixture.logits_f32.largest();
-            let architecture = &model.summary().architecture;
-            writeln!(table, "{architecture:<14}{:<24}{mode:<14}{difference:.1e}", fixture.name).unwrap();
+            let (name, architecture) = (device.name(), &model.summary().architecture);
+            writeln!(table, "{name:<8}{architecture:<14}{:<24}{mode:<14}{difference:.1e}", fixture.name).unwrap();
             if difference.is_nan() || difference > TOLERANCE {
-                failures.push(format!("{} {mode}: {difference:e}", fixture.name));
+                failures.push(format!("{name} {} {mode}: {difference:e}", fixture.name));
             }
         }
     }
@@ -41,19 +47,19 @@ fn logits_f32_good() {
 
 #[test]
 fn argmax_bf16_good() {
-    let device = cpu(2);
     let mut failures = Vec::new();
-    let mut table = format!("{:<14}{:<24}{:<14}same argmax, beyond doubt\n", "architecture", "variant", "mode");
-    for fixture in Fixture::all() {
+    let mut table =
+        format!("{:<8}{:<14}{:<24}{:<14}same argmax, beyond doubt\n", "device", "architecture", "variant", "mode");
+    for (device, fixture) in everywhere() {
         let model = fixture.load(&device, DType::BF16);
         for (mode, chunk) in MODES {
             let chunk = chunk.min(fixture.tokens.len());
             let logits = logits_alone(&*model, &fixture.tokens, chunk, DType::BF16);
             let [same, decided] = compare_argmax(&fixture, &logits);
-            let architecture = &model.summary().architecture;
-            writeln!(table, "{architecture:<14}{:<24}{mode:<14}{same} of {decided}", fixture.name).unwrap();
+            let (name, architecture) = (device.name(), &model.summary().architecture);
+            writeln!(table, "{name:<8}{architecture:<14}{:<24}{mode:<14}{same} of {decided}", fixture.name).unwrap();
             if same != decided || decided < fixture.tokens.len() / 2 {
-                failures.push(format!("{} {mode}: {same} of {decided}", fixture.name));
+                failures.push(format!("{name} {} {mode}: {same} of {decided}", fixture.name));
             }
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Models in MLX's quantised format and in GGUF: the numbers of their makers.
+//! Models in MLX's quantised format and in GGUF: the numbers of their makers, on every device.
 //!
 //! `cargo test -p ingle-models --test models quantised -- --nocapture` prints the tables.
 
@@ -10,7 +10,7 @@ use ingle_models::{LoadOptions, Model, load, read_summary};
 use ingle_nn::{LoadProgress, ModelFiles};
 use ingle_tensor::{DType, DeviceHandle};
 
-use crate::common::{Expected, Rows, cpu, folders, logits_alone, name_of};
+use crate::common::{Expected, Rows, cpu, devices, folders, logits_alone, name_of};
 use crate::parity::{argmax, lead};
 
 /// Largest difference of a logit, over the largest magnitude of the reference's, where nothing is quantised.
@@ -66,11 +66,18 @@ fn gguf_good() {
 
 #[track_caller]
 fn compare(fixtures: &[Fixture]) {
-    let device = cpu(2);
+    for device in devices() {
+        compare_on(&device, fixtures);
+    }
+}
+
+#[track_caller]
+fn compare_on(device: &DeviceHandle, fixtures: &[Fixture]) {
     let mut failures = Vec::new();
-    let mut table = format!("{:<22}{:<50}{:<12}{:<12}same argmax, beyond doubt\n", "", "", "difference", "allowed");
+    let (name, heading) = (device.name(), "same argmax, beyond doubt");
+    let mut table = format!("{name:<22}{:<50}{:<12}{:<12}{heading}\n", "", "difference", "allowed");
     for fixture in fixtures {
-        let model = fixture.load(&device);
+        let model = fixture.load(device);
         let (reference, largest) = (&fixture.logits, fixture.logits.largest());
         let quantisation = model.summary().quantisation.clone();
         let allowed = match quantisation {

@@ -94,8 +94,7 @@ fn threads_are_refused_bad() {
 
 #[test]
 fn a_memory_limit_refuses_a_model_bad() {
-    let options =
-        LoadOptions { device: Some(name().into()), memory_limit: Some(1 << 20), ..LoadOptions::default() };
+    let options = LoadOptions { device: Some(name().into()), memory_limit: Some(1 << 20), ..LoadOptions::default() };
     let error = ingle::load("demo", &options).err().unwrap().to_string();
     assert!(error.contains("memory limit"), "{error}");
 }

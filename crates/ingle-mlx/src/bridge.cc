@@ -553,6 +553,11 @@ Handle linear_bias(const Array& x, const Array& weight, const Array& bias) {
   return made(mx::addmm(bias.get(), x.get(), mx::transpose(weight.get())));
 }
 
+Handle turned(const Array& weight) {
+  Turn turn;
+  return made(mx::contiguous(mx::transpose(wide(weight.get()))));
+}
+
 Handle quantized_linear(
     const Array& x,
     const Array& words,

@@ -84,6 +84,7 @@ Handle softmax(const Array& x);
 Handle matmul(const Array& a, const Array& b);
 Handle linear(const Array& x, const Array& weight);
 Handle linear_bias(const Array& x, const Array& weight, const Array& bias);
+Handle turned(const Array& weight);
 Handle quantized_linear(
     const Array& x,
     const Array& words,

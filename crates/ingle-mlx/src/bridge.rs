@@ -121,6 +121,8 @@ mod ffi {
         /// `x · weightᵀ`; both of one dtype.
         fn linear(x: &Array, weight: &Array) -> Result<UniquePtr<Array>>;
         fn linear_bias(x: &Array, weight: &Array, bias: &Array) -> Result<UniquePtr<Array>>;
+        /// The transpose of a matrix, in f32, laid out row by row.
+        fn turned(weight: &Array) -> Result<UniquePtr<Array>>;
         fn quantized_linear(
             x: &Array,
             words: &Array,

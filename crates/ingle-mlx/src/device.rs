@@ -284,6 +284,8 @@ fn arrays<const N: usize>(op: &'static str, inputs: Vec<Tensor>) -> Result<[Arra
 fn own_bytes(op: &Op, output: &Spec) -> usize {
     match op {
         Op::Full { .. } | Op::Permute { .. } | Op::Slice { .. } | Op::Broadcast { .. } | Op::Reshape { .. } => 0,
+        // At most: where it is laid out anew, in f32.
+        Op::Pack => output.shape.elements().saturating_mul(DType::F32.size()),
         // In place, or a copy that the limit has already seen as the target.
         Op::WriteRows => 0,
         Op::Dequantize { quantization: ingle_tensor::Quantization::Affine { .. }, .. } => 0,
@@ -324,7 +326,7 @@ impl Device for MlxDevice {
             self.room_for(op.name(), bytes)?;
         }
         let storage = self.compute(op, inputs, output)?;
-        if let Form::Dense(array) | Form::Wide(array) = &storage.form {
+        if let Form::Dense(array) | Form::Turned(array) = &storage.form {
             self.pending.add(array, bytes);
         }
         Ok(storage.into_storage())

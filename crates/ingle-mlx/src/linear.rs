@@ -61,16 +61,16 @@ pub(crate) fn linear(
         }
         Form::Dense(weight) => {
             let weight = cast(op, &weight, weight_spec.dtype, DType::F32)?;
-            product_f32(op, &cast(op, &rows, dtype, DType::F32)?, &weight)?
+            let rows = cast(op, &rows, dtype, DType::F32)?;
+            Array::new(op, bridge::linear(rows.get(), weight.get()))?
         }
-        Form::Wide(weight) => product_f32(op, &cast(op, &rows, dtype, DType::F32)?, &weight)?,
+        Form::Turned(weight) => {
+            let rows = cast(op, &rows, dtype, DType::F32)?;
+            Array::new(op, bridge::matmul(rows.get(), weight.get()))?
+        }
     };
     let product = layout::reshape(op, &product, &output.shape)?;
     finish(op, &product, bias, dtype)
-}
-
-fn product_f32(op: &'static str, x: &Array, weight: &Array) -> Result<Array> {
-    Array::new(op, bridge::linear(x.get(), weight.get()))
 }
 
 /// Adds the bias to a product in f32, and rounds once.
@@ -82,12 +82,11 @@ fn finish(op: &'static str, product: &Array, bias: Option<(Array, DType)>, dtype
     narrowed(op, &sum, dtype)
 }
 
-/// A weight as [`linear`] reads it fastest: on a CPU, where MLX multiplies f32 much faster than anything
-/// narrower, in f32.
+/// A weight as [`linear`] reads it fastest.
 pub(crate) fn pack(op: &'static str, engine: Engine, (weight, spec): Operand<'_>) -> Result<MlxStorage> {
     let form = match weight.form {
-        Form::Dense(array) if engine == Engine::Cpu && spec.dtype != DType::F32 => {
-            Form::Wide(cast(op, &array, spec.dtype, DType::F32)?)
+        Form::Dense(array) if engine == Engine::Cpu && spec.shape.elements() > 0 => {
+            Form::Turned(Array::new(op, bridge::turned(array.get()))?)
         }
         form => form,
     };

@@ -39,7 +39,7 @@ pub(crate) fn take(
     let taken = |table: &Array| Array::new(op, bridge::take(table.get(), index.get()));
     match table.form {
         Form::Dense(table) => taken(&table),
-        Form::Wide(table) => narrowed(op, &taken(&table)?, spec.dtype),
+        Form::Turned(table) => narrowed(op, &taken(&layout::permute(op, &table, &[1, 0])?)?, spec.dtype),
         Form::Affine(affine) => {
             let rows = affine.rows(op, index)?;
             // MLX takes no empty matrix.

@@ -8,6 +8,7 @@ use ingle_tensor::{DType, Result, Storage, Tensor};
 use crate::array::{Array, kind};
 use crate::bridge;
 use crate::engine::unsuited;
+use crate::layout::permute;
 
 /// How a tensor lies.
 #[derive(Clone, Debug)]
@@ -22,9 +23,9 @@ pub(crate) struct MlxStorage {
 pub(crate) enum Form {
     /// An array of the tensor's shape and dtype.
     Dense(Array),
-    /// An array of the tensor's shape in f32, which stands for a narrower dtype: a packed weight on a CPU, where MLX
-    /// multiplies f32 much faster.
-    Wide(Array),
+    /// The transpose of the tensor, in f32: a packed weight on a CPU. There MLX calls a BLAS, for f32 alone, whose
+    /// loops run along the columns of what they multiply with.
+    Turned(Array),
     /// A quantised matrix.
     Affine(Affine),
 }
@@ -87,7 +88,7 @@ impl MlxStorage {
     pub(crate) fn plain(self, op: &'static str, dtype: DType) -> Result<Array> {
         match self.form {
             Form::Dense(array) => Ok(array),
-            Form::Wide(array) => narrowed(op, &array, dtype),
+            Form::Turned(array) => narrowed(op, &permute(op, &array, &[1, 0])?, dtype),
             Form::Affine(affine) => narrowed(op, &affine.weights(op)?, dtype),
         }
     }

@@ -64,8 +64,14 @@ fn attend(op: &'static str, group: &Group, operands: &Operands<'_>, parameters: 
         layout::permute(op, &x, &[0, 2, 1, 3])
     };
     let q = batched(&chosen(op, q, &q_spec.shape, queries)?, group.query_len, heads)?;
-    let [k, v] = [&operands.keys.0, &operands.values]
-        .map(|cache| -> Result<Array> { batched(&chosen(op, cache, &kv_spec.shape, keys)?, group.key_len, kv_heads) });
+    let [k, v] = [&operands.keys.0, &operands.values].map(|cache| -> Result<Array> {
+        let rows = chosen(op, cache, &kv_spec.shape, keys)?;
+        let floats = match kv_spec.dtype {
+            DType::I8 => Array::new(op, bridge::dequantize_rows(rows.get()))?,
+            _ => rows,
+        };
+        batched(&floats, group.key_len, kv_heads)
+    });
     let (k, v) = (k?, v?);
     let scale = parameters.scale;
     let attended = match (mask, parameters.soft_cap) {

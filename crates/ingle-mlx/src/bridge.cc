@@ -580,6 +580,31 @@ Handle dequantize(
   return made(mx::dequantize(words.get(), wide(scales.get()), wide(offsets.get()), group_size, bits));
 }
 
+Handle quantize_rows(const Array& array) {
+  Turn turn;
+  auto x = wide(array.get());
+  auto largest = mx::max(mx::abs(x), -1, /* keepdims = */ true);
+  auto finite = mx::isfinite(largest);
+  auto scale = mx::divide(largest, number(127));
+  // What is too small for a scale, or has none, becomes zeros.
+  auto normal = mx::greater_equal(scale, number(std::numeric_limits<float>::min()));
+  auto usable = mx::logical_and(finite, normal);
+  auto quants = mx::round(mx::divide(x, mx::where(usable, scale, number(1))));
+  quants = mx::astype(mx::where(usable, quants, number(0)), mx::int8);
+  auto kept = mx::where(usable, scale, number(0));
+  kept = mx::where(finite, kept, number(std::numeric_limits<float>::quiet_NaN()));
+  return made(mx::concatenate({quants, mx::view(mx::contiguous(kept), mx::int8)}, -1));
+}
+
+Handle dequantize_rows(const Array& array) {
+  Turn turn;
+  auto& x = array.get();
+  int width = x.shape(-1) - static_cast<int>(sizeof(float));
+  auto parts = mx::split(x, mx::Shape{width}, -1);
+  auto scale = mx::view(mx::contiguous(parts[1]), mx::float32);
+  return made(mx::multiply(wide(parts[0]), scale));
+}
+
 Handle take(const Array& table, const Array& index) {
   Turn turn;
   return made(mx::take(table.get(), index.get(), 0));

@@ -99,6 +99,9 @@ Handle dequantize(
     std::int32_t group_size,
     std::int32_t bits);
 
+Handle quantize_rows(const Array& x);
+Handle dequantize_rows(const Array& x);
+
 Handle take(const Array& table, const Array& index);
 Handle scatter(const Array& target, const Array& index, const Array& rows);
 Handle overwrite(const Array& target, const Array& rows, std::int32_t start);

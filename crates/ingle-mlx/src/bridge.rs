@@ -139,6 +139,11 @@ mod ffi {
             bits: i32,
         ) -> Result<UniquePtr<Array>>;
 
+        /// Rows as 8-bit integers and the bytes of their scale: `Op::QuantizeRows`.
+        fn quantize_rows(x: &Array) -> Result<UniquePtr<Array>>;
+        /// The floats that such rows stand for.
+        fn dequantize_rows(x: &Array) -> Result<UniquePtr<Array>>;
+
         fn take(table: &Array, index: &Array) -> Result<UniquePtr<Array>>;
         /// The target with its rows `index` replaced.
         fn scatter(target: &Array, index: &Array, rows: &Array) -> Result<UniquePtr<Array>>;

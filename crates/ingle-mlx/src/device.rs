@@ -198,6 +198,15 @@ impl MlxDevice {
                 let (target, new, index) = (plain(name, target)?, plain(name, new)?, plain(name, index)?);
                 rows::write(name, (target, &spec), &new, (&index, &numbers))
             }
+            Op::QuantizeRows => {
+                let [x] = counted(name, inputs)?;
+                let spec = x.spec().clone();
+                rows::quantize(name, (&plain(name, x)?, &spec), output)
+            }
+            Op::DequantizeRows => {
+                let [x] = arrays(name, inputs)?;
+                rows::dequantize(name, &x, output)
+            }
             Op::Dequantize { quantization, .. } => return linear::dequantize(name, inputs, *quantization, output),
             Op::Pack => {
                 let [weight] = counted(name, inputs)?;

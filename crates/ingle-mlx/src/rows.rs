@@ -51,6 +51,23 @@ pub(crate) fn take(
     }
 }
 
+/// Rows as 8-bit integers, each with its scale behind it.
+pub(crate) fn quantize(op: &'static str, (x, spec): (&Array, &Spec), output: &Spec) -> Result<Array> {
+    // Of a row of nothing the scale is 0; MLX knows no maximum of it.
+    match spec.shape.elements() {
+        0 => layout::full(op, output, 0.0),
+        _ => Array::new(op, bridge::quantize_rows(x.get())),
+    }
+}
+
+/// The floats that such rows stand for.
+pub(crate) fn dequantize(op: &'static str, x: &Array, output: &Spec) -> Result<Array> {
+    match output.shape.elements() {
+        0 => layout::full(op, output, 0.0),
+        _ => Array::new(op, bridge::dequantize_rows(x.get())),
+    }
+}
+
 /// A target with the rows that a checked index names replaced. The target is given away: if this was its last
 /// handle, MLX writes in place.
 pub(crate) fn write(

@@ -9,18 +9,21 @@
 
 mod plan;
 
+use std::sync::Arc;
+
 use ingle_tensor::{DType, PagedAttention, Result, Shape, Spec};
 
 use crate::array::Array;
 use crate::bridge;
 use crate::derived::Derived;
 use crate::layout;
+use crate::linear::upload;
 
 use plan::{Group, Mask, Rows};
 pub(crate) use plan::{Key, Places, Plan};
 
 /// The plans of a step.
-pub(crate) type Plans = Derived<Key, std::sync::Arc<Plan>>;
+pub(crate) type Plans = Derived<Key, Arc<Plan>>;
 
 /// Queries, keys and values, each with what it is.
 pub(crate) struct Operands<'a> {
@@ -97,5 +100,5 @@ fn chosen(op: &'static str, x: &Array, shape: &Shape, rows: &Rows) -> Result<Arr
 /// An index, uploaded.
 fn index(op: &'static str, numbers: &[i32], shape: &[usize]) -> Result<Array> {
     let spec = Spec::new(shape, DType::I32);
-    crate::linear::upload(op, bytemuck::cast_slice(numbers), &spec)
+    upload(op, bytemuck::cast_slice(numbers), &spec)
 }

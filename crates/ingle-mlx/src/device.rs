@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ingle_tensor::{Bytes, DType, Device, Error, Invariance, Memory, Op, Result, Spec, Storage, Tensor};
+use ingle_tensor::{
+    Bytes, DType, Device, Error, Invariance, Memory, Op, PagedAttention, Quantization, Result, Spec, Storage, Tensor,
+};
 
 use crate::array::Array;
 use crate::attention::{self, Key, Operands, Places, Plan, Plans};
@@ -99,7 +101,7 @@ impl MlxDevice {
     fn paged_attention(
         &self,
         op: &'static str,
-        parameters: &ingle_tensor::PagedAttention,
+        parameters: &PagedAttention,
         inputs: Vec<Tensor>,
         output: &Spec,
     ) -> Result<Array> {
@@ -297,7 +299,7 @@ fn own_bytes(op: &Op, output: &Spec) -> usize {
         Op::Pack => output.shape.elements().saturating_mul(DType::F32.size()),
         // In place, or a copy that the limit has already seen as the target.
         Op::WriteRows => 0,
-        Op::Dequantize { quantization: ingle_tensor::Quantization::Affine { .. }, .. } => 0,
+        Op::Dequantize { quantization: Quantization::Affine { .. }, .. } => 0,
         _ => output.bytes(),
     }
 }

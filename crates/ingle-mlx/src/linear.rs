@@ -59,6 +59,11 @@ pub(crate) fn linear(
             };
             return layout::reshape(op, &Array::new(op, product)?, &output.shape);
         }
+        // The head's product, on a GPU.
+        Form::Dense(weight) if engine != Engine::Cpu && weight_spec.dtype == DType::BF16 => {
+            let rows = cast(op, &rows, dtype, DType::F32)?;
+            in_two_parts(op, &rows, &weight, [x_spec.shape.elements() / k, weight_spec.shape[0]])?
+        }
         Form::Dense(weight) => {
             let weight = cast(op, &weight, weight_spec.dtype, DType::F32)?;
             let rows = cast(op, &rows, dtype, DType::F32)?;
@@ -71,6 +76,27 @@ pub(crate) fn linear(
     };
     let product = layout::reshape(op, &product, &output.shape)?;
     finish(op, &product, bias, dtype)
+}
+
+/// `x · weightᵀ` in f32, `x [rows, k]` being f32 and the weight bf16, without a copy of the weight in f32, which for the
+/// table of a vocabulary would cost more than the rest of a step.
+///
+/// MLX's products are as narrow as their operands, but for the sums within. So each operand and each result is taken
+/// as the sum of two numbers of bf16: what `x` rounds to and what is left of it, one below the other; and what the product
+/// rounds to and what the product less that rounds to. It reads the weight twice.
+fn in_two_parts(op: &'static str, x: &Array, weight: &Array, [rows, outputs]: [usize; 2]) -> Result<Array> {
+    let (wide, narrow) = (DType::F32, DType::BF16);
+    let high = cast(op, x, wide, narrow)?;
+    let rest = binary(op, BinaryOp::Sub, x, &cast(op, &high, narrow, wide)?)?;
+    let both = layout::concat(op, &[high, cast(op, &rest, wide, narrow)?], 0)?;
+    let product = Array::new(op, bridge::linear(both.get(), weight.get()))?;
+    let minus = Array::new(op, bridge::unary(bridge::Unary::Neg, product.get()))?;
+    let left = Array::new(op, bridge::linear_bias(both.get(), weight.get(), minus.get()))?;
+    let [product, left] = [product, left].map(|part| cast(op, &part, narrow, wide));
+    let sums = binary(op, BinaryOp::Add, &product?, &left?)?;
+    let shape = Shape::from([2 * rows, outputs]);
+    let half = |start: usize| layout::slice(op, &sums, &shape, 0, [start, start + rows, 1]);
+    binary(op, BinaryOp::Add, &half(0)?, &half(rows)?)
 }
 
 /// Adds the bias to a product in f32, and rounds once.
@@ -158,4 +184,37 @@ pub(crate) fn upload(op: &'static str, bytes: &[u8], spec: &Spec) -> Result<Arra
     let aligned = &mut bytemuck::cast_slice_mut(&mut words)[..bytes.len()];
     aligned.copy_from_slice(bytes);
     Array::new(op, bridge::upload(aligned, &shape, kind(spec.dtype)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ingle_tensor::DeviceHandle;
+
+    use super::*;
+    use crate::MlxDevice;
+
+    /// What a GPU computes, on whatever MLX has here.
+    #[test]
+    fn products_in_two_parts_are_as_near_as_f32_good() -> Result<()> {
+        let device: DeviceHandle = Arc::new(MlxDevice::new()?);
+        let numbers = |count: usize, step: usize| -> Vec<f32> {
+            (0..count).map(|i| ((i * step) % 1999) as f32 / 999.5 - 1.0).collect()
+        };
+        let [rows, k, n] = [3, 65, 17];
+        let x = Tensor::from_slice(&device, &numbers(rows * k, 37), [rows, k])?;
+        let weight = Tensor::from_slice(&device, &numbers(n * k, 101), [n, k])?.cast(DType::BF16)?;
+        let expected = x.linear(&weight.cast(DType::F32)?, None)?.to_vec::<f32>()?;
+        let operand = |tensor: &Tensor| (MlxStorage::of("linear", tensor.clone()), tensor.spec().clone());
+        let ((x, x_spec), (weight, weight_spec)) = (operand(&x), operand(&weight));
+        let (x, output) = (x?.plain("linear", DType::F32)?, Spec::new([rows, n], DType::F32));
+        let found = linear("linear", Engine::Cuda, (&x, &x_spec), (weight?, &weight_spec), None, &output)?;
+        let mut bytes = vec![0; output.bytes()];
+        bridge::read(found.get(), &mut bytes).map_err(|exception| crate::engine::failed("read", &exception))?;
+        for (found, expected) in bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).into_iter().zip(expected) {
+            assert!((found - expected).abs() < 3e-5 * expected.abs().max(1.0), "{found} {expected}");
+        }
+        Ok(())
+    }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Normalisations and softmax, by MLX's own kernels.
 
-use ingle_tensor::{DType, Result, Spec};
+use ingle_tensor::{BinaryOp, DType, Result, Spec};
 
 use crate::array::Array;
 use crate::bridge;
-use crate::elementwise::binary;
+use crate::elementwise::{binary, cast};
 use crate::layout;
 
 /// `x / √(mean(x²) + eps) · (offset + weight)`, `(eps, offset)` being its constants.
@@ -19,9 +19,9 @@ pub(crate) fn rms_norm(
         0.0 => weight.clone(),
         _ => {
             // In f32: the sum has more bits than the weight.
-            let wide = crate::elementwise::cast(op, weight, dtype, DType::F32)?;
+            let wide = cast(op, weight, dtype, DType::F32)?;
             let offset = layout::full(op, &Spec::new([], DType::F32), offset.into())?;
-            binary(op, ingle_tensor::BinaryOp::Add, &wide, &offset)?
+            binary(op, BinaryOp::Add, &wide, &offset)?
         }
     };
     Array::new(op, bridge::rms_norm(x.get(), weight.get(), eps))

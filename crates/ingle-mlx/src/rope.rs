@@ -5,7 +5,7 @@
 //! f32 computation may, and its composition rounds sines to the dtype of `x`. So the sines and cosines of a
 //! step's positions are computed once, in f32, for all layers; each head is then one element-wise kernel.
 
-use ingle_tensor::{DType, Result, RopeLayout, Shape, Spec, UnaryOp};
+use ingle_tensor::{BinaryOp, DType, Result, RopeLayout, Shape, Spec, UnaryOp};
 
 use crate::array::{Array, int};
 use crate::bridge;
@@ -38,7 +38,7 @@ impl Turns {
         let positions = cast(op, positions, DType::I32, DType::F32)?;
         let column = layout::reshape(op, &positions, &Shape::from([tokens, 1]))?;
         let row = layout::reshape(op, frequencies, &Shape::from([1, half]))?;
-        let angles = binary(op, ingle_tensor::BinaryOp::Mul, &column, &row)?;
+        let angles = binary(op, BinaryOp::Mul, &column, &row)?;
         let angles = layout::reshape(op, &angles, &Shape::from(one))?;
         let sin = unary(op, UnaryOp::Sin, &angles)?;
         let minus = unary(op, UnaryOp::Neg, &sin)?;

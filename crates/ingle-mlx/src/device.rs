@@ -40,6 +40,9 @@ pub struct MlxDevice {
 
 const UNLIMITED: usize = usize::MAX;
 
+/// Elements of a vector of floats whose words the host keeps: the rotary frequencies of a head are fewer.
+const SHORT: usize = 512;
+
 impl MlxDevice {
     /// Starts MLX.
     ///
@@ -87,14 +90,13 @@ impl MlxDevice {
 
     /// The numbers of an index.
     fn numbers(&self, op: &'static str, tensor: &Tensor) -> Result<Arc<[i32]>> {
-        let own = tensor.storage().get::<MlxStorage>().and_then(|storage| storage.host.clone());
-        match own {
+        if tensor.dtype() != DType::I32 {
+            return Err(unsuited(op, format!("an index is i32, found {}", tensor.dtype())));
+        }
+        match tensor.storage().get::<MlxStorage>().and_then(|storage| storage.host.clone()) {
             Some(numbers) => Ok(numbers),
             // Computed or cut out of another: rare, and worth a reading rather than a read outside a table.
-            None => match tensor.dtype() {
-                DType::I32 => Ok(tensor.to_vec::<i32>()?.into()),
-                dtype => Err(unsuited(op, format!("an index is i32, found {dtype}"))),
-            },
+            None => Ok(tensor.to_vec::<i32>()?.into()),
         }
     }
 
@@ -222,9 +224,7 @@ impl MlxDevice {
             }
             Op::RmsNorm { eps, offset } => {
                 let [x, weight] = counted(name, inputs)?;
-                let dtype = weight.dtype();
-                let (x, weight) = (plain(name, x)?, plain(name, weight)?);
-                normal::rms_norm(name, &x, (&weight, dtype), (*eps, *offset))
+                normal::rms_norm(name, &plain(name, x)?, &normal::factor(name, &weight, *offset)?, *eps)
             }
             Op::LayerNorm { eps } => {
                 let [x, weight, bias] = arrays(name, inputs)?;
@@ -232,10 +232,10 @@ impl MlxDevice {
             }
             Op::Rope { layout } => {
                 let [x, positions, frequencies] = counted(name, inputs)?;
-                let (spec, half) = (x.spec().clone(), frequencies.shape()[0]);
+                let spec = x.spec().clone();
                 let (x, positions) = (plain(name, x)?, plain(name, positions)?);
-                let frequencies = plain(name, frequencies)?;
-                rope::rope(name, &self.turns, (&x, &spec), &positions, (&frequencies, half), *layout)
+                let frequencies = rope::Frequencies::of(name, frequencies)?;
+                rope::rope(name, &self.turns, (&x, &spec), &positions, &frequencies, *layout)
             }
             Op::Activate(function) => {
                 let [x] = arrays(name, inputs)?;
@@ -348,11 +348,12 @@ impl Device for MlxDevice {
         self.pending.begin("upload")?;
         self.room_for("upload", spec.bytes())?;
         let array = linear::upload("upload", &bytes, spec)?;
-        let host = match spec.dtype {
-            DType::I32 => Some(bytemuck::pod_collect_to_vec::<u8, i32>(&bytes).into()),
-            _ => None,
+        let short = spec.dtype == DType::F32 && spec.shape.elements() <= SHORT;
+        let storage = match spec.dtype == DType::I32 || short {
+            true => MlxStorage::with_words(array, bytemuck::pod_collect_to_vec::<u8, i32>(&bytes).into()),
+            false => MlxStorage::dense(array),
         };
-        Ok(MlxStorage { form: Form::Dense(array), host }.into_storage())
+        Ok(storage.into_storage())
     }
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {

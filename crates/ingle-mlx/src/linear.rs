@@ -116,7 +116,7 @@ pub(crate) fn pack(op: &'static str, engine: Engine, (weight, spec): Operand<'_>
         }
         form => form,
     };
-    Ok(MlxStorage { form, host: None })
+    Ok(MlxStorage::new(form))
 }
 
 /// A quantised matrix: MLX's own format stays packed; GGUF's blocks, which MLX does not know, become floats.
@@ -140,7 +140,7 @@ pub(crate) fn dequantize(
                 0 => Form::Dense(layout::full(op, output, 0.0)?),
                 _ => Form::Affine(Affine { words, scales, offsets, group_size, bits }),
             };
-            Ok(MlxStorage { form, host: None })
+            Ok(MlxStorage::new(form))
         }
         Quantization::Blocks(_) => {
             let [blocks] = <[Tensor; 1]>::try_from(inputs)

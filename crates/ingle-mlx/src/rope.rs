@@ -5,13 +5,16 @@
 //! f32 computation may, and its composition rounds sines to the dtype of `x`. So the sines and cosines of a
 //! step's positions are computed once, in f32, for all layers; each head is then one element-wise kernel.
 
-use ingle_tensor::{BinaryOp, DType, Result, RopeLayout, Shape, Spec, UnaryOp};
+use std::sync::Arc;
+
+use ingle_tensor::{BinaryOp, DType, Result, RopeLayout, Shape, Spec, Tensor, UnaryOp};
 
 use crate::array::{Array, int};
 use crate::bridge;
 use crate::derived::Derived;
 use crate::elementwise::{binary, cast, unary};
 use crate::layout;
+use crate::storage::MlxStorage;
 
 /// `cos` and `±sin` of each token's angles, to be multiplied with pairs and swapped pairs.
 #[derive(Clone)]
@@ -20,8 +23,25 @@ pub(crate) struct Turns {
     sin: Array,
 }
 
-/// The turns of a step.
-pub(crate) type Table = Derived<RopeLayout, Turns>;
+/// The turns of a step, by what tells them apart beside the positions.
+pub(crate) type Table = Derived<(RopeLayout, Option<Arc<[i32]>>), Turns>;
+
+/// How fast each pair turns.
+pub(crate) struct Frequencies {
+    array: Array,
+    pairs: usize,
+    /// The words of those that were uploaded: each layer of a model brings its own copy of the same.
+    words: Option<Arc<[i32]>>,
+}
+
+impl Frequencies {
+    pub(crate) fn of(op: &'static str, tensor: Tensor) -> Result<Frequencies> {
+        let (pairs, dtype) = (tensor.shape()[0], tensor.dtype());
+        let storage = MlxStorage::of(op, tensor)?;
+        let words = storage.host.clone();
+        Ok(Frequencies { array: storage.plain(op, dtype)?, pairs, words })
+    }
+}
 
 impl Turns {
     fn new(
@@ -52,15 +72,19 @@ pub(crate) fn rope(
     table: &Table,
     (x, spec): (&Array, &Spec),
     positions: &Array,
-    (frequencies, half): (&Array, usize),
+    frequencies: &Frequencies,
     layout: RopeLayout,
 ) -> Result<Array> {
+    let half = frequencies.pairs;
     let [tokens, heads, width] = [spec.shape[0], spec.shape[1], spec.shape[2]];
     if half == 0 || spec.shape.elements() == 0 {
         return Ok(x.clone());
     }
-    let make = || Turns::new(op, (positions, tokens), (frequencies, half), layout);
-    let turns = table.get(&[positions, frequencies], layout, make)?;
+    let make = || Turns::new(op, (positions, tokens), (&frequencies.array, half), layout);
+    let turns = match &frequencies.words {
+        Some(words) => table.get(&[positions], (layout, Some(words.clone())), make)?,
+        None => table.get(&[positions, &frequencies.array], (layout, None), make)?,
+    };
 
     let turned = 2 * half;
     let first = match turned < width {

@@ -45,7 +45,7 @@ pub(crate) fn take(
             // MLX takes no empty matrix.
             match numbers.is_empty() {
                 true => layout::full(op, &Spec::new([0, spec.shape[1]], spec.dtype), 0.0),
-                false => MlxStorage { form: Form::Affine(rows), host: None }.plain(op, spec.dtype),
+                false => MlxStorage::new(Form::Affine(rows)).plain(op, spec.dtype),
             }
         }
     }

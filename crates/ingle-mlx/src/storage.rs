@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The device's representation of a tensor.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ingle_tensor::{DType, Result, Storage, Tensor};
 
@@ -14,8 +14,17 @@ use crate::layout::permute;
 #[derive(Clone, Debug)]
 pub(crate) struct MlxStorage {
     pub(crate) form: Form,
-    /// The numbers of an uploaded index, so that a plan made of them needs no reading back.
+    /// The words of an uploaded index or of a short vector, so that a plan made of them needs no reading back.
     pub(crate) host: Option<Arc<[i32]>>,
+    /// Of a norm's weight, what MLX's kernel multiplies with: made once.
+    pub(crate) factor: OnceLock<Factor>,
+}
+
+/// The weight of a norm, in f32, with an offset added.
+#[derive(Clone, Debug)]
+pub(crate) struct Factor {
+    pub(crate) offset: f32,
+    pub(crate) weight: Array,
 }
 
 /// What MLX holds of a tensor.
@@ -70,7 +79,17 @@ impl Affine {
 impl MlxStorage {
     /// A tensor whose elements an array holds.
     pub(crate) fn dense(array: Array) -> Self {
-        MlxStorage { form: Form::Dense(array), host: None }
+        MlxStorage::new(Form::Dense(array))
+    }
+
+    /// A tensor in this form.
+    pub(crate) fn new(form: Form) -> Self {
+        MlxStorage { form, host: None, factor: OnceLock::new() }
+    }
+
+    /// A tensor whose words the host has, too.
+    pub(crate) fn with_words(array: Array, words: Arc<[i32]>) -> Self {
+        MlxStorage { host: Some(words), ..MlxStorage::dense(array) }
     }
 
     /// The storage of an input. A tensor's last handle gives its array's last handle, so that MLX may write to it.

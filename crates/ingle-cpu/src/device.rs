@@ -6,7 +6,8 @@ use std::fmt;
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
 use crate::kernels::{
-    Context, activation, attention, cast, elementwise, linear, matmul, norm, quantised_rows, reduce, rope, rows, views,
+    Context, activation, attention, cast, elementwise, linear, loss, matmul, norm, quantised_rows, reduce, rope, rows,
+    views,
 };
 use crate::layout::Layout;
 use crate::machine;
@@ -174,6 +175,7 @@ impl Device for CpuDevice {
                 let [x] = take(cx, op, inputs)?;
                 quantised_rows::dequantize(cx, x, output)
             }
+            Op::AddRows { .. } => rows::add(cx, take(cx, op, inputs)?, output),
             Op::Dequantize { quantization, .. } => {
                 linear::dequantize(cx, storages(cx, op, inputs)?, *quantization, output)
             }
@@ -202,6 +204,8 @@ impl Device for CpuDevice {
                 let [x] = take(cx, op, inputs)?;
                 activation::soft_cap(cx, *cap, x)
             }
+            Op::CrossEntropy => loss::cross_entropy(cx, take(cx, op, inputs)?, output),
+            Op::CrossEntropyGrad => loss::cross_entropy_grad(cx, take(cx, op, inputs)?),
             Op::PagedAttention(parameters) => attention::paged_attention(cx, take(cx, op, inputs)?, parameters, output),
             _ => {
                 return match op.decompose(&inputs) {

@@ -6,6 +6,7 @@ pub(crate) mod attention;
 pub(crate) mod cast;
 pub(crate) mod elementwise;
 pub(crate) mod linear;
+pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod quantised_rows;

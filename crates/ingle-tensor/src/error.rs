@@ -78,6 +78,18 @@ pub enum Error {
         /// The tensor's dtype.
         found: DType,
     },
+    /// A gradient would have to pass through an operation that has none.
+    #[error("{op}: has no derivative; detach its inputs, or do not differentiate by what they depend on")]
+    NoDerivative {
+        /// The operation's name.
+        op: &'static str,
+    },
+    /// What a checkpoint computes again did not go as the first time.
+    #[error("checkpoint: {message}")]
+    Checkpoint {
+        /// What failed or differed.
+        message: String,
+    },
     /// The memory limit would be passed.
     #[error(
         "{device}: {requested} bytes more would pass the memory limit ({active} of {limit} bytes in use); \

@@ -11,6 +11,9 @@
 //! - In place means donated: an operation that receives the last handle to a tensor may write into its
 //!   memory. Nobody mutates through a shared handle.
 //!
+//! [`grad`] differentiates functions of tensors: an operation being data, a tensor can remember the one that it
+//! is the result of.
+//!
 //! Shape and dtype rules ([`Op::infer`]) are checked here, once for all devices. The module `conformance`
 //! (feature `conformance`) holds the tests that any device must pass.
 //!
@@ -35,6 +38,7 @@ pub mod conformance;
 mod device;
 mod dtype;
 mod error;
+pub mod grad;
 mod op;
 mod quantization;
 mod shape;
@@ -45,7 +49,7 @@ mod tensor_tests;
 pub use device::{Device, DeviceHandle, Invariance, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use op::{Activation, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
+pub use op::{Activation, AttentionInput, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
 pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, SuperScales, UnpackedRow};
 pub use shape::{Shape, Spec};
 pub use tensor::Tensor;

@@ -6,8 +6,10 @@
 //! override a fused operation with a faster kernel, which is then tested against the composition.
 //!
 //! To add an operation: a variant here, its shape rule in `op/infer.rs`, its decomposition in
-//! `op/decompose.rs` if it is fused, and its cases in the conformance suite.
+//! `op/decompose.rs` if it is fused, its gradient's rule in `op/backward.rs` (a fused operation can do without),
+//! and its cases in the conformance suite.
 
+pub(crate) mod backward;
 mod decompose;
 #[cfg(test)]
 mod decompose_tests;
@@ -125,6 +127,13 @@ pub enum Op {
     QuantizeRows,
     /// `i8 […, d + 4]`, rows as of [`Op::QuantizeRows`] → `f32 […, d]`: each integer times its row's scale.
     DequantizeRows,
+    /// `rows [T, …], index i32[T]` → `[count, …]`: row `i` of the result is the sum of those rows `t` for which
+    /// `index[t] = i`, accumulated in f32 in the order of `t`; zeros if there are none. The gradient of
+    /// [`Op::TakeRows`].
+    AddRows {
+        /// Rows of the result.
+        count: usize,
+    },
     /// A quantised matrix → the floats `[n, k]` it stands for ([`Quantization::weights`]). A device may keep it
     /// packed and unpack what an operation needs, so that the result takes no more memory than its inputs.
     ///
@@ -195,6 +204,37 @@ pub enum Op {
     /// A device may round the queries and the weights, to use its matrix instructions: to the dtype of the keys and
     /// values if they are floats, else to 16-bit integers, those of a head or of a token against the largest of them.
     PagedAttention(PagedAttention),
+    /// `logits [T, V], targets i32[T]` → `f32[T]`: each row's cross-entropy
+    /// `ln Σ exp(logits[t]) − logits[t, targets[t]]`. A negative target is ignored: its loss is 0. The others are
+    /// below `V`, which is at least 1.
+    CrossEntropy,
+    /// `logits [T, V], targets i32[T], gradient f32[T]` → the gradient of [`Op::CrossEntropy`] with respect to the
+    /// logits, in their dtype: `(softmax(logits[t]) − 1 at targets[t]) · gradient[t]`, zeros where the target is
+    /// ignored. Donate the logits and it may take their place.
+    CrossEntropyGrad,
+    /// The inputs of [`Op::PagedAttention`] and then the gradient of its result, `[T, H, D]` in `q`'s dtype → the
+    /// gradient with respect to one of its inputs, in that one's shape and dtype. A slot that several blocks of
+    /// the table name gets the sum (Dao et al. 2022, without the whole score matrix where a device has a kernel).
+    PagedAttentionGrad {
+        /// The attention's own parameters.
+        attention: PagedAttention,
+        /// The input whose gradient is wanted.
+        of: AttentionInput,
+    },
+}
+
+/// The inputs of [`Op::PagedAttention`] that have a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each name is its own definition
+pub enum AttentionInput {
+    Queries,
+    Keys,
+    Values,
+}
+
+impl AttentionInput {
+    /// Every input that has a gradient, in the order of the operation's inputs.
+    pub const ALL: [AttentionInput; 3] = [AttentionInput::Queries, AttentionInput::Keys, AttentionInput::Values];
 }
 
 /// Parameters of [`Op::PagedAttention`].
@@ -366,6 +406,7 @@ impl Op {
             Op::WriteRows => "write_rows",
             Op::QuantizeRows => "quantize_rows",
             Op::DequantizeRows => "dequantize_rows",
+            Op::AddRows { .. } => "add_rows",
             Op::Dequantize { .. } => "dequantize",
             Op::Pack => "pack",
             Op::Linear => "linear",
@@ -381,6 +422,13 @@ impl Op {
             Op::Glu { .. } => "glu",
             Op::SoftCap { .. } => "soft_cap",
             Op::PagedAttention(_) => "paged_attention",
+            Op::CrossEntropy => "cross_entropy",
+            Op::CrossEntropyGrad => "cross_entropy_grad",
+            Op::PagedAttentionGrad { of, .. } => match of {
+                AttentionInput::Queries => "paged_attention_grad_queries",
+                AttentionInput::Keys => "paged_attention_grad_keys",
+                AttentionInput::Values => "paged_attention_grad_values",
+            },
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use crate::grad::Node;
 use crate::{
     Activation, BinaryOp, CompareOp, DType, DeviceHandle, Element, Error, Op, PagedAttention, Quantization, ReduceOp,
     Result, RopeLayout, Shape, Spec, Storage, UnaryOp,
@@ -15,11 +16,15 @@ use crate::{
 /// An immutable array of elements on a device.
 ///
 /// Cloning copies a handle, never elements. Every method that computes goes through [`Tensor::apply`].
+///
+/// A tensor that a gradient must pass through (see [`crate::grad`]) remembers the operation it is the result of;
+/// no other does.
 #[derive(Clone)]
 pub struct Tensor {
     spec: Spec,
     device: DeviceHandle,
     storage: Storage,
+    node: Option<Arc<Node>>,
 }
 
 impl Tensor {
@@ -28,10 +33,12 @@ impl Tensor {
     /// Handles given away here let the device write in place: pass the only handle of a cache to
     /// [`Op::WriteRows`] and no copy is made.
     ///
-    /// (When gradients arrive, this is where an output will remember its operation and its inputs.)
+    /// If a gradient must pass through an input, the result remembers the operation, and of its inputs what the
+    /// gradient's rule asks for; that is then shared, so that nothing writes over it.
     ///
     /// # Errors
-    /// What [`Op::infer`] refuses, inputs on different devices, no inputs at all, and the device's own errors.
+    /// What [`Op::infer`] refuses, inputs on different devices, no inputs at all, and the device's own errors;
+    /// [`Error::NoDerivative`] for [`Op::QuantizeRows`] of what a gradient must pass through.
     pub fn apply(op: &Op, inputs: Vec<Tensor>) -> Result<Tensor> {
         let Some(first) = inputs.first() else {
             return Err(Error::Arity { op: op.name(), expected: "at least 1", found: 0 });
@@ -51,8 +58,12 @@ impl Tensor {
         }
         let specs: Vec<Spec> = inputs.iter().map(|x| x.spec.clone()).collect();
         let spec = op.infer(&specs)?;
+        let node = Node::record(op, &inputs, &spec)?;
+        // A device that runs the operation as a composition must not record that.
+        let inputs = inputs.into_iter().map(Tensor::into_detached).collect();
         let storage = device.run(op, inputs, &spec)?;
-        Ok(Tensor { spec, device: device.clone(), storage })
+        let node = node.map(|node| node.finished(&storage));
+        Ok(Tensor { spec, device: device.clone(), storage, node })
     }
 
     /// A tensor whose every element is `value`, converted to `dtype`.
@@ -91,7 +102,7 @@ impl Tensor {
             return Err(Error::ByteLength { spec, expected, found: bytes.len() });
         }
         let storage = device.upload(bytes, &spec)?;
-        Ok(Tensor { spec, device: device.clone(), storage })
+        Ok(Tensor { spec, device: device.clone(), storage, node: None })
     }
 
     /// Axis lengths, outermost first.
@@ -122,6 +133,43 @@ impl Tensor {
     /// Gives up the tensor for the device's representation of it, so that a last handle can be donated.
     pub fn into_storage(self) -> Storage {
         self.storage
+    }
+
+    /// The same elements, through which no gradient passes.
+    pub fn detach(&self) -> Tensor {
+        self.clone().into_detached()
+    }
+
+    pub(crate) fn into_detached(self) -> Tensor {
+        Tensor { node: None, ..self }
+    }
+
+    pub(crate) fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    pub(crate) fn into_node(self) -> Option<Arc<Node>> {
+        self.node
+    }
+
+    /// The same elements, as the result that `node` stands for.
+    pub(crate) fn with_node(&self, node: Arc<Node>) -> Tensor {
+        Tensor { node: Some(node), ..self.clone() }
+    }
+
+    /// The same spec, device and node without the elements, for rules that ask for no more. A device refuses it.
+    pub(crate) fn hollow(&self) -> Tensor {
+        self.with_storage(Storage::new(()))
+    }
+
+    /// The result that `node` stands for, without its elements.
+    pub(crate) fn of_node(spec: Spec, device: &DeviceHandle, node: Arc<Node>) -> Tensor {
+        Tensor { spec, device: device.clone(), storage: Storage::new(()), node: Some(node) }
+    }
+
+    /// Other elements of the same spec, device and node.
+    pub(crate) fn with_storage(&self, storage: Storage) -> Tensor {
+        Tensor { storage, spec: self.spec.clone(), device: self.device.clone(), node: self.node.clone() }
     }
 
     /// The elements in row-major order.
@@ -307,6 +355,11 @@ impl Tensor {
     /// [`Op::SoftCap`].
     pub fn soft_cap(&self, cap: f32) -> Result<Tensor> {
         self.with(Op::SoftCap { cap }, &[])
+    }
+
+    /// [`Op::CrossEntropy`], with this tensor as the logits.
+    pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
+        self.with(Op::CrossEntropy, &[targets])
     }
 
     /// [`Op::PagedAttention`], with this tensor as the queries; `cache` is keys and values, `table` is

@@ -24,7 +24,7 @@ fn elements_come_back_good() -> Result<()> {
     assert_eq!(x.to_vec::<u8>()?, [1, 2, 3, 4]);
     assert_eq!(Tensor::full(&device, [2], DType::BF16, 1.5)?.to_vec::<bf16>()?, [bf16::from_f32(1.5); 2]);
     assert_eq!(Tensor::arange(&device, 3)?.to_vec::<i32>()?, [0, 1, 2]);
-    assert_eq!(Tensor::from_slice::<f32>(&device, &[], [0, 7])?.to_vec::<f32>()?, []);
+    assert_eq!(Tensor::from_slice::<f32>(&device, &[], [0, 7])?.to_vec::<f32>()?, [] as [f32; 0]);
     Ok(())
 }
 

@@ -94,6 +94,55 @@ fn write_each<To: Element, From: Element>(
     Ok(target)
 }
 
+/// [`ingle_tensor::Op::AddRows`].
+pub(crate) fn add(cx: &Context, [rows, index]: [CpuStorage; 2], output: &Spec) -> Result<CpuStorage> {
+    let index = contiguous(cx, index)?;
+    let index = packed::<i32>(&index);
+    checked("add_rows", index, output.shape[0])?;
+    let rows = contiguous(cx, rows)?;
+    let dtype = rows.dtype();
+    with_float!("add_rows", dtype, T => add_as::<T>(cx, &rows, index, output))
+}
+
+fn add_as<T: Float>(cx: &Context, rows: &CpuStorage, index: &[i32], output: &Spec) -> Result<CpuStorage> {
+    let rows = packed::<T>(rows);
+    let count = output.shape[0];
+    let width: usize = output.shape[1..].iter().product();
+    // The numbers of the rows for each place, in their order: those of place `i` are `order[starts[i]..starts[i + 1]]`.
+    let mut starts = vec![0; count + 1];
+    for &place in index {
+        starts[place as usize + 1] += 1;
+    }
+    for place in 0..count {
+        starts[place + 1] += starts[place];
+    }
+    let mut next = starts.clone();
+    let mut order = vec![0; index.len()];
+    for (t, &place) in index.iter().enumerate() {
+        order[next[place as usize]] = t;
+        next[place as usize] += 1;
+    }
+    let cost = 1 + index.len() / count.max(1);
+    cx.make::<T>(&output.shape, |out| {
+        cx.pieces("add_rows", out, Pieces { size: width, cost }, |place, out| {
+            let (mut sums, mut scratch) = ([0.0; BLOCK], [0.0; BLOCK]);
+            for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+                let sums = &mut sums[..out.len()];
+                sums.fill(0.0);
+                for &t in &order[starts[place]..starts[place + 1]] {
+                    let row = &rows[t * width + block * BLOCK..][..out.len()];
+                    let wide = &mut scratch[..out.len()];
+                    T::widen_all(row, wide);
+                    for (sum, x) in sums.iter_mut().zip(wide) {
+                        *sum += *x;
+                    }
+                }
+                T::narrow_all(sums, out);
+            }
+        })
+    })
+}
+
 /// Rounds a row of one float type to another.
 fn convert<From: Float, To: Float>(from: &[From], to: &mut [To]) {
     let mut scratch = [0.0; BLOCK];

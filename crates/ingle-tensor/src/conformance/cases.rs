@@ -2,6 +2,7 @@
 //! The cases of every operation.
 
 mod attention;
+mod cross_entropy;
 mod elementwise;
 mod layout;
 mod normal;
@@ -54,6 +55,7 @@ families! {
     WriteRows => rows::write_rows,
     QuantizeRows => rows::quantize_rows,
     DequantizeRows => rows::dequantize_rows,
+    AddRows => rows::add_rows,
     Dequantize => quantised::dequantize,
     Pack => quantised::pack,
     Linear => products::linear,
@@ -65,6 +67,9 @@ families! {
     Glu => elementwise::glu,
     SoftCap => elementwise::soft_cap,
     PagedAttention => attention::paged_attention,
+    CrossEntropy => cross_entropy::cross_entropy,
+    CrossEntropyGrad => cross_entropy::cross_entropy_grad,
+    PagedAttentionGrad => attention::paged_attention_grad,
 }
 
 impl Family {
@@ -91,6 +96,7 @@ impl Family {
             Op::WriteRows => Family::WriteRows,
             Op::QuantizeRows => Family::QuantizeRows,
             Op::DequantizeRows => Family::DequantizeRows,
+            Op::AddRows { .. } => Family::AddRows,
             Op::Dequantize { .. } => Family::Dequantize,
             Op::Pack => Family::Pack,
             Op::Linear => Family::Linear,
@@ -102,6 +108,9 @@ impl Family {
             Op::Glu { .. } => Family::Glu,
             Op::SoftCap { .. } => Family::SoftCap,
             Op::PagedAttention(_) => Family::PagedAttention,
+            Op::CrossEntropy => Family::CrossEntropy,
+            Op::CrossEntropyGrad => Family::CrossEntropyGrad,
+            Op::PagedAttentionGrad { .. } => Family::PagedAttentionGrad,
         }
     }
 }

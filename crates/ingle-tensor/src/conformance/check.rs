@@ -70,6 +70,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Binary(_)
         | Op::Reduce { op: ReduceOp::Sum, .. }
         | Op::MatMul
+        | Op::AddRows { .. }
         | Op::Dequantize { .. }
         | Op::DequantizeRows
         | Op::Linear
@@ -80,7 +81,10 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Activate(_)
         | Op::Glu { .. }
         | Op::SoftCap { .. }
-        | Op::PagedAttention(_) => Agreement::Bound,
+        | Op::PagedAttention(_)
+        | Op::CrossEntropy
+        | Op::CrossEntropyGrad
+        | Op::PagedAttentionGrad { .. } => Agreement::Bound,
     }
 }
 

@@ -61,6 +61,9 @@ pub(super) fn run(op: &Op, inputs: &[Input<'_>], output: &Spec) -> Option<Result
         (Op::TakeRows, [table, index]) => rows_of(op, index, table.shape()[0]).map(|rows| take_rows(table, &rows)),
         (Op::QuantizeRows, [x]) => Ok(quantize_rows(x, output)),
         (Op::DequantizeRows, [x]) => Ok(dequantize_rows(x, output)),
+        (Op::AddRows { count }, [rows, index]) => {
+            rows_of(op, index, *count).map(|places| add_rows(rows, &places, output))
+        }
         (Op::Dequantize { quantization, dtype }, [packed, floats @ ..]) => {
             Ok(dequantize(*quantization, packed, floats, *dtype, output))
         }
@@ -293,6 +296,17 @@ fn dequantize_rows(x: &Input<'_>, output: &Spec) -> Array {
 fn take_rows(table: &Input<'_>, rows: &[usize]) -> Array {
     let width: usize = table.shape()[1..].iter().product();
     table.array.gather(rows.iter().flat_map(|row| row * width..(row + 1) * width))
+}
+
+fn add_rows(rows: &Input<'_>, places: &[usize], output: &Spec) -> Array {
+    let width: usize = output.shape[1..].iter().product();
+    let mut sums = vec![Sum::default(); output.shape.elements()];
+    for (t, place) in places.iter().enumerate() {
+        for i in 0..width {
+            sums[place * width + i].add(floats(rows)[t * width + i]);
+        }
+    }
+    Array::Floats(sums.into_iter().map(|sum| sum.finish(output.dtype)).collect())
 }
 
 /// Writes into `target`, which the caller has for itself.

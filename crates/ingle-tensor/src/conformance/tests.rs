@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::*;
-use crate::{Activation, DType, Device, Memory, Op, PagedAttention, Result, RopeLayout, Spec, Storage, Tensor};
+use crate::{
+    Activation, AttentionInput, DType, Device, Memory, Op, PagedAttention, Result, RopeLayout, Spec, Storage, Tensor,
+};
 
 #[test]
 fn the_reference_passes_good() {
@@ -39,8 +41,11 @@ fn tolerances_are_tight_good() {
     for (op, mut bounds) in bounds {
         bounds.sort_by(f64::total_cmp);
         let median = bounds[bounds.len() / 2];
-        // Attention, a chain of sums, comes to 130; half an ulp of f16 is 4096 of f32, of bf16 32768.
-        assert!(median <= 200.0, "{op}: half of its cases have a tolerance of over {median} ulps");
+        println!("{op:<28} {median:.0}");
+        // Attention, a chain of sums, comes to 130; half an ulp of f16 is 4096 of f32, of bf16 32768. Its gradient
+        // subtracts from what each weight is worth the mean of that, after which less is left than went in.
+        let limit = if op.starts_with("paged_attention_grad") { 2000.0 } else { 200.0 };
+        assert!(median <= limit, "{op}: half of its cases have a tolerance of over {median} ulps");
     }
 }
 
@@ -273,6 +278,53 @@ fn a_forgotten_parameter_is_noticed_bad() {
         Op::Rope { layout: RopeLayout::Interleaved } => Some(x[0].rope(&x[1], &x[2], RopeLayout::Halves)),
         _ => None,
     });
+}
+
+#[test]
+fn a_wrong_gradient_is_noticed_bad() {
+    // Rows that overwrite instead of adding up.
+    refuted(Op::AddRows { count: 0 }, |op, x| match op {
+        Op::AddRows { count } if x[0].shape()[0] < 50 => Some(
+            Tensor::full(x[0].device(), x[0].shape().with_axis(0, *count), x[0].dtype(), 0.0)
+                .and_then(|zeros| zeros.write_rows(&x[0], &x[1])),
+        ),
+        _ => None,
+    });
+    // Ignored rows that count.
+    let counted = |op: &Op, x: &[Tensor]| {
+        let zero = || Tensor::full(x[1].device(), [], DType::I32, 0.0);
+        let counts = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
+        counts.then(|| {
+            let mut inputs = x.to_vec();
+            inputs[1] = x[1].maximum(&zero()?)?;
+            Tensor::apply(op, inputs)
+        })
+    };
+    refuted(Op::CrossEntropy, counted);
+    refuted(Op::CrossEntropyGrad, counted);
+    // A window, a soft cap or the scale forgotten on the way back.
+    let attention = PagedAttention { block_size: 1, scale: 1.0, window: None, soft_cap: None };
+    fn with(op: &Op, x: &[Tensor], fault: fn(PagedAttention) -> PagedAttention) -> Option<Result<Tensor>> {
+        match op {
+            Op::PagedAttentionGrad { attention, of } if fault(*attention) != *attention => {
+                Some(Tensor::apply(&Op::PagedAttentionGrad { attention: fault(*attention), of: *of }, x.to_vec()))
+            }
+            _ => None,
+        }
+    }
+    for of in AttentionInput::ALL {
+        let device = |fault: fn(&Op, &[Tensor]) -> Option<Result<Tensor>>| Fault::Computes(fault).device();
+        let devices = [
+            device(|op, x| with(op, x, |p| PagedAttention { window: None, ..p })),
+            device(|op, x| with(op, x, |p| PagedAttention { soft_cap: None, ..p })),
+            device(|op, x| with(op, x, |p| PagedAttention { scale: p.scale * 1.01, ..p })),
+        ];
+        let cases = cases_of(&Op::PagedAttentionGrad { attention, of });
+        let mine = |case: &&Case| matches!(case.op, Op::PagedAttentionGrad { of: other, .. } if other == of);
+        for (i, device) in devices.iter().enumerate() {
+            assert!(cases.iter().filter(mine).any(|case| check(device, case).is_err()), "fault {i} in {of:?}");
+        }
+    }
 }
 
 #[test]

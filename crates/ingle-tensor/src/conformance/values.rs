@@ -56,12 +56,12 @@ pub(super) fn shuffled(seed: u64, len: usize) -> Vec<usize> {
 
 impl Values {
     /// Spread evenly from `low` up to `high`.
-    pub(super) fn uniform(low: f64, high: f64) -> Values {
+    pub(crate) fn uniform(low: f64, high: f64) -> Values {
         Values::Uniform { low, high }
     }
 
     /// Row-major bytes of a tensor of `spec`, each value rounded to its dtype.
-    pub(super) fn bytes(&self, spec: &Spec, seed: u64) -> Bytes {
+    pub(crate) fn bytes(&self, spec: &Spec, seed: u64) -> Bytes {
         let elements = spec.shape.elements();
         let float = spec.dtype.is_float();
         let floats = |value: &dyn Fn(usize) -> f64| encode_floats((0..elements).map(value), spec.dtype);

@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Fused operations as compositions of primitives: their specification.
 
-use super::{Activation, Op, PagedAttention, RopeLayout};
-use crate::{DType, Result, Shape, Tensor};
+mod attention;
+mod cross_entropy;
+
+use super::{Activation, Op, RopeLayout};
+#[cfg(feature = "conformance")]
+use crate::PagedAttention;
+use crate::{DType, Result, Tensor};
+use attention::{Table, paged_attention, paged_attention_grad};
+use cross_entropy::{cross_entropy, cross_entropy_grad};
 
 impl Op {
     /// Runs a fused operation as its composition of other operations; `None` for a primitive.
@@ -31,6 +38,12 @@ impl Op {
                 let table = Table { blocks, sequences, positions };
                 in_f32(q, |q| paged_attention(parameters, [q, keys, values], &table, |x| Ok(x.clone())))
             }
+            (Op::PagedAttentionGrad { attention, of }, [q, keys, values, blocks, sequences, positions, gradient]) => {
+                let table = Table { blocks, sequences, positions };
+                paged_attention_grad(attention, *of, [q, keys, values, gradient], &table)
+            }
+            (Op::CrossEntropy, [logits, targets]) => cross_entropy(logits, targets),
+            (Op::CrossEntropyGrad, [logits, targets, gradient]) => cross_entropy_grad(logits, targets, gradient),
             _ => return None,
         };
         Some(composed)
@@ -133,90 +146,4 @@ fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 fn soft_cap(x: &Tensor, cap: f32) -> Result<Tensor> {
     x.scale(1.0 / f64::from(cap))?.tanh()?.scale(cap.into())
-}
-
-/// Where each sequence's positions lie in the cache, and where each token stands.
-struct Table<'a> {
-    blocks: &'a Tensor,
-    sequences: &'a Tensor,
-    positions: &'a Tensor,
-}
-
-/// Every token against every slot that any sequence owns, with the slots a token may not see masked out. Weights
-/// pass through `round`.
-fn paged_attention(
-    parameters: &PagedAttention,
-    [q, keys, values]: [&Tensor; 3],
-    table: &Table<'_>,
-    round: impl Fn(&Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let (tokens, heads, width) = (q.shape()[0], q.shape()[1], q.shape()[2]);
-    let kv_heads = keys.shape()[1];
-    let group = heads / kv_heads;
-    let slots = table.slots(parameters.block_size)?;
-    let context = slots.shape()[0];
-
-    // [slots, KH, D] → [KH, slots, D]
-    let gather = |cache: &Tensor| {
-        let rows = cache.take_rows(&slots)?;
-        let floats = if rows.dtype() == DType::I8 { rows.dequantize_rows()? } else { rows.cast(DType::F32)? };
-        floats.permute(&[1, 0, 2])
-    };
-    let (keys, values) = (gather(keys)?, gather(values)?);
-
-    // [T, KH · G, D] → [KH, G · T, D]
-    let q = q.reshape([tokens, kv_heads, group, width])?.permute(&[1, 2, 0, 3])?.reshape([
-        kv_heads,
-        group * tokens,
-        width,
-    ])?;
-    let mut scores = q.matmul(&keys.permute(&[0, 2, 1])?)?.scale(parameters.scale.into())?;
-    if let Some(cap) = parameters.soft_cap {
-        scores = soft_cap(&scores, cap)?;
-    }
-    let scores = scores.reshape([kv_heads, group, tokens, context])?;
-    let visible = table.visible(parameters)?;
-    let hidden = Tensor::full(q.device(), Shape::default(), DType::F32, f64::NEG_INFINITY)?;
-    let weights = round(&softmax(&visible.select(&scores, &hidden)?)?)?;
-
-    weights
-        .reshape([kv_heads, group * tokens, context])?
-        .matmul(&values)?
-        .reshape([kv_heads, group, tokens, width])?
-        .permute(&[2, 0, 1, 3])?
-        .reshape([tokens, heads, width])
-}
-
-impl Table<'_> {
-    /// Slot of every position of every sequence, sequence by sequence: `i32[S · B · block_size]`.
-    fn slots(&self, block_size: usize) -> Result<Tensor> {
-        let device = self.blocks.device();
-        let (sequences, blocks) = (self.blocks.shape()[0], self.blocks.shape()[1]);
-        let size = Tensor::full(device, Shape::default(), DType::I32, block_size as f64)?;
-        let first = self.blocks.mul(&size)?.reshape([sequences, blocks, 1])?;
-        first.add(&Tensor::arange(device, block_size)?)?.reshape([sequences * blocks * block_size])
-    }
-
-    /// `u8[T, S · B · block_size]`: 1 where the token may attend to the slot.
-    fn visible(&self, parameters: &PagedAttention) -> Result<Tensor> {
-        let device = self.blocks.device();
-        let (sequences, context) = (self.blocks.shape()[0], self.blocks.shape()[1] * parameters.block_size);
-        let tokens = self.positions.shape()[0];
-        let column = |x: &Tensor| x.reshape([tokens, 1]);
-        let spread = |x: Tensor| x.broadcast([sequences, context])?.reshape([1, sequences * context]);
-
-        let slot_sequence = spread(Tensor::arange(device, sequences)?.reshape([sequences, 1])?)?;
-        let slot_position = spread(Tensor::arange(device, context)?)?;
-        let own = column(self.sequences)?.equal(&slot_sequence)?;
-        let past = slot_position.less_equal(&column(self.positions)?)?;
-        let visible = own.mul(&past)?;
-        match parameters.window {
-            None => Ok(visible),
-            Some(window) => {
-                let window = Tensor::full(device, Shape::default(), DType::I32, window.min(i32::MAX as usize) as f64)?;
-                let before = column(self.positions)?.sub(&window)?;
-                visible.mul(&before.less(&slot_position)?)
-            }
-        }
-    }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The shape and dtype rule of each operation, checked once for every device.
 
-use super::{Op, UnaryOp};
+use super::{AttentionInput, Op, PagedAttention, UnaryOp};
 use crate::error::listed;
 use crate::{BinaryOp, DType, Error, Quantization, Result, Shape, Spec};
 
@@ -143,6 +143,14 @@ impl Op {
                 rule.shape_if(width.is_some(), "rows of integers and the 4 bytes of a scale")?;
                 rule.sized(Spec::new(x.shape.with_axis(x.shape.len() - 1, width.unwrap_or(0)), DType::F32))
             }
+            Op::AddRows { count } => {
+                let [rows, index] = rule.inputs()?;
+                rule.floats(&[rows])?;
+                rule.index(index)?;
+                let fits = !rows.shape.is_empty() && rows.shape[0] == index.shape[0];
+                rule.shape_if(fits, "rows [T, …], index [T]")?;
+                rule.sized(Spec::new(rows.shape.with_axis(0, *count), rows.dtype))
+            }
             Op::Dequantize { quantization, dtype } => rule.dequantize(*quantization, *dtype),
             Op::Pack => {
                 let [weight] = rule.inputs()?;
@@ -167,14 +175,27 @@ impl Op {
                 rule.shape_if(gate.shape == up.shape, "two equal shapes")?;
                 Ok(gate.clone())
             }
-            Op::PagedAttention(attention) => {
-                rule.shape_if(
-                    attention.block_size > 0 && attention.window != Some(0),
-                    "a block and a window of at least 1",
-                )?;
-                let soft_cap = attention.soft_cap.unwrap_or(1.0);
-                rule.shape_if(soft_cap > 0.0 && soft_cap.is_finite(), "a finite soft cap greater than 0")?;
-                rule.paged_attention(attention.block_size)
+            Op::PagedAttention(attention) => rule.paged_attention(attention, rule.inputs()?),
+            Op::PagedAttentionGrad { attention, of } => {
+                let [q, keys, values, blocks, sequences, positions, gradient] = rule.inputs()?;
+                rule.paged_attention(attention, [q, keys, values, blocks, sequences, positions])?;
+                rule.same_dtype(&[q, gradient])?;
+                let has_one = *of == AttentionInput::Queries || keys.dtype.is_float();
+                rule.dtype_if(has_one, "keys and values of floats, for others have no gradient")?;
+                rule.shape_if(q.shape == gradient.shape, "a gradient of the shape of q")?;
+                Ok(if *of == AttentionInput::Queries { q.clone() } else { keys.clone() })
+            }
+            Op::CrossEntropy => {
+                let [logits, targets] = rule.inputs()?;
+                rule.logits(logits, targets)?;
+                Ok(Spec::new(&targets.shape, DType::F32))
+            }
+            Op::CrossEntropyGrad => {
+                let [logits, targets, gradient] = rule.inputs()?;
+                rule.logits(logits, targets)?;
+                rule.dtype_if(gradient.dtype == DType::F32, "an f32 gradient")?;
+                rule.shape_if(gradient.shape == targets.shape, "a gradient of the shape of the targets")?;
+                Ok(logits.clone())
             }
         }
     }
@@ -208,7 +229,7 @@ impl<F: FnOnce() -> String> Expected for F {
 
 impl<'a> Rule<'a> {
     fn inputs<const N: usize>(&self) -> Result<[&'a Spec; N]> {
-        const COUNTS: [&str; 7] = ["no", "1", "2", "3", "4", "5", "6"];
+        const COUNTS: [&str; 8] = ["no", "1", "2", "3", "4", "5", "6", "7"];
         let inputs: Vec<&Spec> = self.inputs.iter().collect();
         inputs.try_into().map_err(|_| Error::Arity {
             op: self.op,
@@ -372,8 +393,19 @@ impl<'a> Rule<'a> {
         Ok(x.clone())
     }
 
-    fn paged_attention(&self, block_size: usize) -> Result<Spec> {
-        let [q, keys, values, blocks, sequences, positions] = self.inputs()?;
+    fn logits(&self, logits: &Spec, targets: &Spec) -> Result<()> {
+        self.floats(&[logits])?;
+        self.index(targets)?;
+        let fits = logits.shape.len() == 2 && logits.shape[0] == targets.shape[0] && logits.shape[1] > 0;
+        self.shape_if(fits, "logits [T, V] with V at least 1, targets [T]")
+    }
+
+    fn paged_attention(&self, attention: &PagedAttention, inputs: [&Spec; 6]) -> Result<Spec> {
+        let block_size = attention.block_size;
+        self.shape_if(block_size > 0 && attention.window != Some(0), "a block and a window of at least 1")?;
+        let soft_cap = attention.soft_cap.unwrap_or(1.0);
+        self.shape_if(soft_cap > 0.0 && soft_cap.is_finite(), "a finite soft cap greater than 0")?;
+        let [q, keys, values, blocks, sequences, positions] = inputs;
         self.floats(&[q])?;
         self.dtype_if(keys.dtype.is_float() || keys.dtype == DType::I8, "keys and values of floats or i8")?;
         self.same_dtype(&[keys, values])?;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The shape and dtype rule of every operation, and the words it refuses with.
 
+mod learning;
+
 use crate::DType::{BF16, F16, F32, I8, I32, I64, U8, U32};
 use crate::{
     Activation, BinaryOp, BlockFormat, CompareOp, DType, Error, Op, PagedAttention, Quantization, ReduceOp, RopeLayout,

@@ -4,7 +4,7 @@
 use super::super::values::shuffled;
 use super::rows::quantised;
 use super::{Case, Input, Values, View};
-use crate::{DType, Op, PagedAttention, Spec};
+use crate::{AttentionInput, DType, Op, PagedAttention, Spec};
 
 /// A ragged batch: what each sequence has cached, and which of its last positions ask.
 struct Batch {
@@ -135,6 +135,25 @@ pub(super) fn paged_attention() -> Vec<Case> {
             _ => Values::uniform(-10.0, 10.0),
         };
         cases.push(Case::new(op, inputs));
+    }
+    cases
+}
+
+/// Of every input that has a gradient: cases of attention, with the gradient of the result. Not all of them, for
+/// each stands for three.
+pub(super) fn paged_attention_grad() -> Vec<Case> {
+    let mut cases = vec![];
+    for of in AttentionInput::ALL {
+        for Case { op, mut inputs } in paged_attention() {
+            let (Op::PagedAttention(attention), Ok(q)) = (op, inputs[0].spec()) else { continue };
+            let same_dtype = [DType::F32, DType::BF16].contains(&q.dtype) && inputs[1].base.dtype == q.dtype;
+            let mixed = (q.dtype, inputs[1].base.dtype) == (DType::F32, DType::F16);
+            if !(same_dtype || mixed) || matches!(attention.window, Some(1 | 16 | 1000)) {
+                continue;
+            }
+            inputs.push(Input::new(q.shape, q.dtype, Values::uniform(-1.0, 1.0)));
+            cases.push(Case::new(Op::PagedAttentionGrad { attention, of }, inputs));
+        }
     }
     cases
 }

@@ -81,6 +81,40 @@ pub(super) fn write_rows() -> Vec<Case> {
     cases
 }
 
+pub(super) fn add_rows() -> Vec<Case> {
+    let mut cases = vec![];
+    // Rows, as many as are added, and how many there are to add to.
+    let plans: [(&[usize], usize); 9] = [
+        (&[3], 7),
+        (&[0, 5], 7),
+        (&[1, 5], 7),
+        (&[40, 5], 7),
+        (&[17, 65], 33),
+        (&[90, 2, 3], 3),
+        (&[5, 0], 2),
+        (&[0, 4], 0),
+        (&[257, 3], 1),
+    ];
+    for dtype in DType::FLOATS {
+        let values = Values::uniform(-1.0, 2.0);
+        for (shape, count) in plans {
+            let index = (0..shape[0]).map(|i| below(6, i as u64, count));
+            let rows = Input::new(shape, dtype, values.clone());
+            cases.push(Case::new(Op::AddRows { count }, [rows, Input::index(index)]));
+        }
+        for view in View::ALL {
+            let rows = Input::new([6, 9], dtype, values.clone()).lying(view);
+            cases.push(Case::new(Op::AddRows { count: 4 }, [rows, Input::stepped_index([3, 0, 3, 3, 1, 0])]));
+        }
+        // 1024 ones in one place: accumulated in bf16 they stop at 256.
+        let ones = Input::new([1024, 2], dtype, Values::Floats(vec![1.0]));
+        cases.push(Case::new(Op::AddRows { count: 3 }, [ones, Input::index(std::iter::repeat_n(1, 1024))]));
+        let edges = Input::new([36, 1], dtype, Values::Floats(EDGES.into()));
+        cases.push(Case::new(Op::AddRows { count: 36 }, [edges, Input::index((0..36).rev())]));
+    }
+    cases
+}
+
 pub(super) fn quantize_rows() -> Vec<Case> {
     let mut cases = vec![];
     for dtype in DType::FLOATS {

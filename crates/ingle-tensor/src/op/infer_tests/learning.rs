@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The rules of the operations that training needs.
+
+use super::{ATTENTION, attention, gives, refuses, spec};
+use crate::DType::{BF16, F16, F32, I32, I64};
+use crate::{AttentionInput, Op};
+
+#[test]
+fn add_rows_good() {
+    gives(&Op::AddRows { count: 9 }, &[(F16, &[4, 2, 3]), (I32, &[4])], (F16, &[9, 2, 3]));
+    gives(&Op::AddRows { count: 0 }, &[(F32, &[0]), (I32, &[0])], (F32, &[0]));
+}
+
+#[test]
+fn add_rows_bad() {
+    let op = Op::AddRows { count: 9 };
+    let words = "add_rows: expected rows [T, …], index [T], found shapes f32[3, 2], i32[4]";
+    refuses(&op, &[(F32, &[3, 2]), (I32, &[4])], words);
+    let words = "add_rows: expected rows [T, …], index [T], found shapes f32[], i32[4]";
+    refuses(&op, &[(F32, &[]), (I32, &[4])], words);
+    let words = "add_rows: expected floating-point operands, found dtypes i32[4], i32[4]";
+    refuses(&op, &[(I32, &[4]), (I32, &[4])], words);
+    let words = "add_rows: expected an i32 index, found dtypes f32[4], f32[4]";
+    refuses(&op, &[(F32, &[4]), (F32, &[4])], words);
+}
+
+#[test]
+fn cross_entropy_good() {
+    gives(&Op::CrossEntropy, &[(BF16, &[5, 7]), (I32, &[5])], (F32, &[5]));
+    gives(&Op::CrossEntropyGrad, &[(BF16, &[5, 7]), (I32, &[5]), (F32, &[5])], (BF16, &[5, 7]));
+}
+
+#[test]
+fn cross_entropy_bad() {
+    let rule = "expected logits [T, V] with V at least 1, targets [T], found shapes";
+    refuses(&Op::CrossEntropy, &[(F32, &[5, 7]), (I32, &[4])], &format!("cross_entropy: {rule} f32[5, 7], i32[4]"));
+    refuses(&Op::CrossEntropy, &[(F32, &[5, 0]), (I32, &[5])], &format!("cross_entropy: {rule} f32[5, 0], i32[5]"));
+    refuses(&Op::CrossEntropy, &[(F32, &[7]), (I32, &[7])], &format!("cross_entropy: {rule} f32[7], i32[7]"));
+    let words = "cross_entropy: expected an i32 index, found dtypes f32[5, 7], i64[5]";
+    refuses(&Op::CrossEntropy, &[(F32, &[5, 7]), (I64, &[5])], words);
+    let words = "cross_entropy_grad: expected an f32 gradient, found dtypes bf16[5, 7], i32[5], bf16[5]";
+    refuses(&Op::CrossEntropyGrad, &[(BF16, &[5, 7]), (I32, &[5]), (BF16, &[5])], words);
+    let words = "cross_entropy_grad: expected a gradient of the shape of the targets, found shapes \
+                 f32[5, 7], i32[5], f32[5, 7]";
+    refuses(&Op::CrossEntropyGrad, &[(F32, &[5, 7]), (I32, &[5]), (F32, &[5, 7])], words);
+}
+
+#[test]
+fn paged_attention_grad_good() {
+    let inputs = [&ATTENTION[..], &[(F32, &[5, 4, 6])]].concat();
+    let grad = |of| Op::PagedAttentionGrad { attention: attention(8), of };
+    gives(&grad(AttentionInput::Queries), &inputs, (F32, &[5, 4, 6]));
+    gives(&grad(AttentionInput::Keys), &inputs, (BF16, &[24, 2, 6]));
+    gives(&grad(AttentionInput::Values), &inputs, (BF16, &[24, 2, 6]));
+}
+
+#[test]
+fn paged_attention_grad_bad() {
+    let op = Op::PagedAttentionGrad { attention: attention(8), of: AttentionInput::Keys };
+    refuses(&op, &ATTENTION, "paged_attention_grad_keys: expected 7 inputs, found 6");
+    for (gradient, wrong) in [((BF16, &[5, 4, 6][..]), "one dtype"), ((F32, &[5, 4, 5]), "the shape of q")] {
+        let inputs: Vec<_> =
+            ATTENTION.iter().copied().chain([gradient]).map(|(dtype, shape)| spec(dtype, shape)).collect();
+        assert!(op.infer(&inputs).unwrap_err().to_string().contains(wrong));
+    }
+}

@@ -616,6 +616,15 @@ Handle scatter(const Array& target, const Array& index, const Array& rows) {
   return made(mx::scatter(target.get(), index.get(), mx::expand_dims(updates, 1), 0));
 }
 
+Handle add_rows(const Array& rows, const Array& index, std::int32_t count) {
+  Turn turn;
+  auto& x = rows.get();
+  auto shape = x.shape();
+  shape[0] = count;
+  auto sums = mx::scatter_add(mx::zeros(shape, mx::float32), index.get(), mx::expand_dims(wide(x), 1), 0);
+  return made(mx::astype(sums, x.dtype()));
+}
+
 Handle overwrite(const Array& target, const Array& rows, std::int32_t start) {
   Turn turn;
   auto& x = target.get();

@@ -104,6 +104,7 @@ Handle dequantize_rows(const Array& x);
 
 Handle take(const Array& table, const Array& index);
 Handle scatter(const Array& target, const Array& index, const Array& rows);
+Handle add_rows(const Array& rows, const Array& index, std::int32_t count);
 Handle overwrite(const Array& target, const Array& rows, std::int32_t start);
 
 Handle rms_norm(const Array& x, const Array& weight, float eps);

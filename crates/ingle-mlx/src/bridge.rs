@@ -147,6 +147,8 @@ mod ffi {
         fn take(table: &Array, index: &Array) -> Result<UniquePtr<Array>>;
         /// The target with its rows `index` replaced.
         fn scatter(target: &Array, index: &Array, rows: &Array) -> Result<UniquePtr<Array>>;
+        /// `count` rows: the sums, in f32, of those that each is the index of.
+        fn add_rows(rows: &Array, index: &Array, count: i32) -> Result<UniquePtr<Array>>;
         /// The target with its rows from `start` on replaced.
         fn overwrite(target: &Array, rows: &Array, start: i32) -> Result<UniquePtr<Array>>;
 

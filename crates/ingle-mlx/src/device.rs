@@ -202,6 +202,12 @@ impl MlxDevice {
                 let (target, new, index) = (plain(name, target)?, plain(name, new)?, plain(name, index)?);
                 rows::write(name, (target, &spec), &new, (&index, &numbers))
             }
+            Op::AddRows { .. } => {
+                let [rows, index] = counted(name, inputs)?;
+                let numbers = self.numbers(name, &index)?;
+                let (rows, index) = (plain(name, rows)?, plain(name, index)?);
+                rows::add(name, &rows, (&index, &numbers), output)
+            }
             Op::QuantizeRows => {
                 let [x] = counted(name, inputs)?;
                 let spec = x.spec().clone();

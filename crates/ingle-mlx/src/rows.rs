@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ingle_tensor::{Error, Result, Spec};
 
-use crate::array::Array;
+use crate::array::{Array, int};
 use crate::bridge;
 use crate::layout;
 use crate::storage::{Form, MlxStorage, narrowed};
@@ -65,6 +65,21 @@ pub(crate) fn dequantize(op: &'static str, x: &Array, output: &Spec) -> Result<A
     match output.shape.elements() {
         0 => layout::full(op, output, 0.0),
         _ => Array::new(op, bridge::dequantize_rows(x.get())),
+    }
+}
+
+/// Sums of the rows that a checked index gives the same number.
+pub(crate) fn add(
+    op: &'static str,
+    rows: &Array,
+    (index, numbers): (&Array, &Arc<[i32]>),
+    output: &Spec,
+) -> Result<Array> {
+    let count = output.shape[0];
+    check(op, numbers, count)?;
+    match output.shape.elements() == 0 || numbers.is_empty() {
+        true => layout::full(op, output, 0.0),
+        false => Array::new(op, bridge::add_rows(rows.get(), index.get(), int(op, count)?)),
     }
 }
 

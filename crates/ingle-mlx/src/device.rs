@@ -13,7 +13,7 @@ use crate::array::Array;
 use crate::attention::{self, Key, Operands, Places, Plan, Plans};
 use crate::bridge::{self, Engine};
 use crate::derived::Derived;
-use crate::engine::{self, failed, unsuited};
+use crate::engine::{self, Limits, failed, unsuited};
 use crate::pending::Pending;
 use crate::storage::{Form, MlxStorage};
 use crate::{elementwise, layout, linear, normal, rope, rows};
@@ -50,8 +50,7 @@ impl MlxDevice {
     /// [`Error::Device`] in MLX's words, if its device cannot be used.
     pub fn new() -> Result<MlxDevice> {
         let engine = engine::start()?;
-        let default_cache_limit = bridge::set_cache_limit(0);
-        bridge::set_cache_limit(default_cache_limit);
+        let Limits { memory: default_limit, cache: default_cache_limit } = engine::default_limits();
         Ok(MlxDevice {
             engine,
             pending: Pending::default(),
@@ -59,7 +58,7 @@ impl MlxDevice {
             turns: Derived::new(),
             limit: AtomicUsize::new(UNLIMITED),
             peak_floor: AtomicUsize::new(0),
-            default_limit: bridge::memory_limit(),
+            default_limit,
             default_cache_limit,
         })
     }
@@ -313,6 +312,15 @@ fn own_bytes(op: &Op, output: &Spec) -> usize {
 impl fmt::Debug for MlxDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MlxDevice").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl Drop for MlxDevice {
+    fn drop(&mut self) {
+        // The limit was this device's; MLX keeps it for the process.
+        if self.limit.load(Ordering::Relaxed) != UNLIMITED {
+            bridge::set_memory_limit(self.default_limit);
+        }
     }
 }
 

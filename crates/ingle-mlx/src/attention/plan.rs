@@ -108,21 +108,24 @@ impl Plan {
         members.sort_by_key(|member| (member.tokens.len(), member.keys.len()));
         let mut groups = Vec::new();
         let mut rows = vec![0; places.positions.len()];
-        let mut count = 0;
-        let mut rest = members.as_slice();
+        let mut offset = 0;
+        let mut rest = members.as_mut_slice();
         while !rest.is_empty() {
-            let (together, others) = rest.split_at(fitting(rest));
+            let count = fitting(rest);
+            let (together, others) = std::mem::take(&mut rest).split_at_mut(count);
+            // As they stand in the batch: one group of all of them needs no reordering then.
+            together.sort_by_key(|member| member.tokens.first().copied());
             let query_len = longest(together, |member| member.tokens.len());
             for (row, member) in together.iter().enumerate() {
                 for (at, &token) in member.tokens.iter().enumerate() {
-                    rows[token] = (count + row * query_len + at) as i32;
+                    rows[token] = (offset + row * query_len + at) as i32;
                 }
             }
-            count += together.len() * query_len;
+            offset += together.len() * query_len;
             groups.push(group(op, places, key, together)?);
             rest = others;
         }
-        let in_order = count == rows.len() && rows.iter().enumerate().all(|(token, &row)| row as usize == token);
+        let in_order = offset == rows.len() && rows.iter().enumerate().all(|(token, &row)| row as usize == token);
         let order = if in_order { None } else { Some(index(op, &rows, &[rows.len()])?) };
         Ok(Plan { groups, order })
     }

@@ -17,7 +17,7 @@ mod infer;
 #[cfg(test)]
 mod infer_tests;
 
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::decompose::attend_rounded;
 use crate::{DType, Quantization, Shape};
 

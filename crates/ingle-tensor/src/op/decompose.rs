@@ -5,7 +5,7 @@ mod attention;
 mod cross_entropy;
 
 use super::{Activation, Op, RopeLayout};
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 use crate::PagedAttention;
 use crate::{DType, Result, Tensor};
 use attention::{Table, paged_attention, paged_attention_grad};
@@ -52,7 +52,7 @@ impl Op {
 
 /// [`Op::PagedAttention`] as [`Op::decompose`] writes it, but for the weights, which pass through `round`: what a device
 /// may do to them. Inputs must have passed [`Op::infer`].
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub(crate) fn attend_rounded(
     parameters: &PagedAttention,
     [q, keys, values, blocks, sequences, positions]: [&Tensor; 6],

@@ -81,6 +81,7 @@ def say(message: str) -> None:
 
 def write(path: pathlib.Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(text)
     part.replace(path)
 

@@ -84,7 +84,10 @@ pub fn choose_backend(name: Option<&str>) -> Result<&'static dyn Backend> {
 pub(crate) fn backend_named(name: &str) -> Result<&'static dyn Backend> {
     let known = backends();
     known.iter().copied().find(|backend| backend.name() == name).ok_or_else(|| {
-        let known = known.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
+        let mut known = known.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(", ");
+        if cfg!(not(mlx)) {
+            known.push_str(" (mlx and metal need a build with `--features mlx`)");
+        }
         Error::UnknownBackend { name: name.into(), known }
     })
 }

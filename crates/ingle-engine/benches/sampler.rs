@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_engine::{Engine, EngineOptions, Generate, Request, Sampling, Task};
 use ingle_models::{Model, Summary};
-use ingle_nn::{Batch, CacheLayer, KvCache};
+use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
 /// A model that always says the same.
@@ -42,6 +42,12 @@ impl Constant {
             logits: Tensor::from_slice(&device, &logits, [1, vocab_size]).expect("logits"),
             device,
         }
+    }
+}
+
+impl Parameters for Constant {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.weight("logits", &mut self.logits);
     }
 }
 

@@ -21,7 +21,7 @@
 //! # use std::sync::Arc;
 //! # use ingle_cpu::{CpuDevice, CpuOptions};
 //! # use ingle_models::{Model, Summary};
-//! # use ingle_nn::{Batch, CacheLayer, KvCache};
+//! # use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
 //! # use ingle_tensor::{DType, DeviceHandle, Tensor};
 //! # /// Counts: after token `n` comes `n + 1`.
 //! # struct Counting { summary: Summary, device: DeviceHandle, table: Tensor }
@@ -36,6 +36,9 @@
 //! #         };
 //! #         Ok(Counting { summary, device, table })
 //! #     }
+//! # }
+//! # impl Parameters for Counting {
+//! #     fn visit(&mut self, visitor: &mut Visitor<'_>) { visitor.weight("table", &mut self.table) }
 //! # }
 //! # impl Model for Counting {
 //! #     fn summary(&self) -> &Summary { &self.summary }

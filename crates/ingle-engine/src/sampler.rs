@@ -4,7 +4,8 @@
 mod draw;
 mod logprobs;
 mod penalties;
-mod philox;
+
+use ingle_nn::random::uniform;
 
 use crate::{Error, Result};
 
@@ -114,7 +115,7 @@ impl Sampler {
         let chosen = match self.options.temperature {
             0.0 => likeliest,
             _ => {
-                let uniform = philox::uniform(self.options.seed, self.penalties.generated());
+                let uniform = uniform(self.options.seed, self.penalties.generated());
                 draw::draw(logits, max, &self.options, uniform)
             }
         };

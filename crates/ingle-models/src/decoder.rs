@@ -5,8 +5,8 @@
 //! fields have the names that checkpoints and `config.json` give them.
 
 use ingle_nn::{
-    Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Result, RmsNorm, RmsNormConfig, RotaryConfig,
-    RotaryEmbedding, Weights,
+    Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm, RmsNormConfig,
+    RotaryConfig, RotaryEmbedding, Visitor, Weights,
 };
 use ingle_tensor::{Activation, DType, DeviceHandle, Tensor};
 
@@ -119,6 +119,19 @@ impl Attention {
     }
 }
 
+impl Parameters for Attention {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.linear("q_proj", &mut self.q_proj);
+        visitor.linear("k_proj", &mut self.k_proj);
+        visitor.linear("v_proj", &mut self.v_proj);
+        visitor.linear("o_proj", &mut self.o_proj);
+        if let Some([q_norm, k_norm]) = &mut self.qk_norm {
+            q_norm.visit(&mut visitor.scope("q_norm"));
+            k_norm.visit(&mut visitor.scope("k_norm"));
+        }
+    }
+}
+
 /// `[T, hidden]` → `[T, hidden]`: a gated linear unit, each token for itself.
 struct Mlp {
     gate_proj: Linear,
@@ -140,6 +153,14 @@ impl Mlp {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down_proj.forward(&self.gate_proj.forward(x)?.glu(&self.up_proj.forward(x)?, self.hidden_act)?)
+    }
+}
+
+impl Parameters for Mlp {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.linear("gate_proj", &mut self.gate_proj);
+        visitor.linear("up_proj", &mut self.up_proj);
+        visitor.linear("down_proj", &mut self.down_proj);
     }
 }
 
@@ -191,8 +212,33 @@ impl Block {
     }
 }
 
+impl Parameters for Block {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        self.self_attn.visit(&mut visitor.scope("self_attn"));
+        self.mlp.visit(&mut visitor.scope("mlp"));
+        self.around_attn.before.visit(&mut visitor.scope("input_layernorm"));
+        // As they were loaded.
+        match (&mut self.around_attn.after, &mut self.around_mlp.after) {
+            (Some(after_attn), Some(after_mlp)) => {
+                after_attn.visit(&mut visitor.scope("post_attention_layernorm"));
+                self.around_mlp.before.visit(&mut visitor.scope("pre_feedforward_layernorm"));
+                after_mlp.visit(&mut visitor.scope("post_feedforward_layernorm"));
+            }
+            _ => self.around_mlp.before.visit(&mut visitor.scope("post_attention_layernorm")),
+        }
+    }
+}
+
+/// Where a decoder and its head stand in their checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefixes {
+    pub model: &'static str,
+    pub lm_head: &'static str,
+}
+
 /// A decoder with its weights.
 pub(crate) struct Decoder {
+    prefixes: Prefixes,
     summary: Summary,
     device: DeviceHandle,
     activations: DType,
@@ -201,12 +247,19 @@ pub(crate) struct Decoder {
     layers: Vec<Block>,
     norm: RmsNorm,
     lm_head: Linear,
+    head: Head,
     final_logit_softcapping: Option<f64>,
 }
 
 impl Decoder {
-    /// Loads the decoder from `model` and, if it is not tied to the embeddings, its head from `lm_head`.
-    pub(crate) fn load(config: &DecoderConfig, summary: Summary, [model, lm_head]: [&Weights<'_>; 2]) -> Result<Self> {
+    /// Loads the decoder, and its head if that is not tied to the embeddings.
+    pub(crate) fn load(
+        config: &DecoderConfig,
+        summary: Summary,
+        prefixes: Prefixes,
+        weights: &Weights<'_>,
+    ) -> Result<Self> {
+        let (model, lm_head) = (weights.scope(prefixes.model), weights.scope(prefixes.lm_head));
         let device = model.device().clone();
         let table = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table, config.head)?;
@@ -217,7 +270,7 @@ impl Decoder {
         let norm = RmsNorm::load(&model.scope("norm"), config.hidden_size, config.norm)?;
         let lm_head = match config.head {
             Head::Tied => embed_tokens.as_linear(),
-            Head::Separate => Linear::load(lm_head, table, Bias::Absent)?,
+            Head::Separate => Linear::load(&lm_head, table, Bias::Absent)?,
         };
         let loaded = model.loaded();
         Ok(Decoder {
@@ -229,8 +282,25 @@ impl Decoder {
             layers,
             norm,
             lm_head,
+            head: config.head,
             final_logit_softcapping: config.final_logit_softcapping,
+            prefixes,
         })
+    }
+}
+
+impl Parameters for Decoder {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        let mut model = visitor.scope(self.prefixes.model);
+        self.embed_tokens.visit(&mut model.scope("embed_tokens"));
+        for (index, block) in self.layers.iter_mut().enumerate() {
+            block.visit(&mut model.scope(&format!("layers.{index}")));
+        }
+        self.norm.visit(&mut model.scope("norm"));
+        match self.head {
+            Head::Tied => self.lm_head = self.embed_tokens.as_linear(),
+            Head::Separate => visitor.linear(self.prefixes.lm_head, &mut self.lm_head),
+        }
     }
 }
 

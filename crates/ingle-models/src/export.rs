@@ -5,6 +5,7 @@ use ingle_nn::quantise::{Conversion, Form, Original, RowOrder};
 use ingle_nn::{Error, ModelFiles, Result};
 use ingle_tensor::Shape;
 
+use crate::decoder::Prefixes;
 use crate::gguf::{self, GgufType};
 use crate::load::Source;
 
@@ -87,7 +88,7 @@ impl Export {
     /// Every tensor, by the name that a model of this architecture usually has for it; `nested` stands before it in one
     /// with vision.
     fn originals(&self, nested: &str) -> Result<Vec<(String, Original)>> {
-        let Source { checkpoint, model, lm_head, summary, .. } = &self.source;
+        let Source { checkpoint, prefixes: Prefixes { model, lm_head }, summary, .. } = &self.source;
         let nested = if summary.architecture == "gemma3" { nested } else { "" };
         let rename = |name: &str| {
             let under = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);

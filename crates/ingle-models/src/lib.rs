@@ -9,6 +9,8 @@
 //! what normalises, what has a bias, what slides. To add an architecture of that kind, write its file and name it in
 //! `load.rs`; one that is no such decoder brings a `Model` of its own.
 //!
+//! [`create`] gives a model that knows nothing yet, to be trained; [`save`] writes one that has learnt.
+//!
 //! [`Export`] is the way out: the weights of a model on their way into MLX's quantised format or GGUF.
 //!
 //! Tokens, sampling and scheduling are the engine's business (`ingle-engine`); this is the pass it calls.
@@ -46,6 +48,7 @@
 //! ```
 
 mod config;
+mod create;
 mod decoder;
 mod export;
 mod gemma2;
@@ -58,8 +61,11 @@ mod quantization;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod save;
 
+pub use create::{CreateOptions, create};
 pub use export::{Export, ExportedTensor};
 pub use gguf::{GgufType, Plan as GgufPlan};
 pub use load::{LoadOptions, architectures, load, read_summary};
 pub use model::{Model, Summary};
+pub use save::{COMPANIONS, save, weights};

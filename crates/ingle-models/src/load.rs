@@ -6,7 +6,7 @@ use ingle_nn::{Checkpoint, Error, Head, LoadProgress, ModelFiles, Result, Weight
 use ingle_tensor::{DType, DeviceHandle};
 
 use crate::config::{Config, LayerType};
-use crate::decoder::{Decoder, DecoderConfig};
+use crate::decoder::{Decoder, DecoderConfig, Prefixes};
 use crate::quantization::Quantised;
 use crate::{Model, Summary, gemma2, gemma3, gguf, llama, qwen2, qwen3};
 
@@ -37,6 +37,9 @@ const NAMES: [&str; ARCHITECTURES.len()] = {
 /// `save_pretrained` or the modules give.
 const MODEL_PREFIXES: [&str; 4] = ["language_model.model", "model.language_model", "model", ""];
 const HEAD_PREFIXES: [&str; 3] = ["language_model.lm_head", "lm_head", "model.lm_head"];
+
+/// Where a language model stands that is alone.
+pub(crate) const PLAIN: Prefixes = Prefixes { model: "model", lm_head: "lm_head" };
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,8 +77,7 @@ pub fn load(
     }
     let weights = Weights::new(&source.checkpoint, device, options.dtype, on_progress);
     let summary = Summary { dtype: options.dtype.unwrap_or(source.summary.dtype), ..source.summary };
-    let (model, lm_head) = (weights.scope(source.model), weights.scope(source.lm_head));
-    Ok(Box::new(Decoder::load(&source.config, summary, [&model, &lm_head])?))
+    Ok(Box::new(Decoder::load(&source.config, summary, source.prefixes, &weights)?))
 }
 
 /// What the model of `files` is, from its configuration and the headers of its weights: nothing is loaded.
@@ -93,10 +95,7 @@ pub(crate) struct Source {
     pub quantised: Option<Quantised>,
     /// The tensors of the language model only.
     pub checkpoint: Checkpoint,
-    /// Where the decoder stands in the checkpoint.
-    pub model: &'static str,
-    /// Where the head does.
-    pub lm_head: &'static str,
+    pub prefixes: Prefixes,
 }
 
 impl Source {
@@ -109,12 +108,7 @@ impl Source {
 
     fn from_config(files: &ModelFiles) -> Result<Self> {
         let file = Config::open(files)?;
-        let architecture = file.text("model_type")?.unwrap_or_default();
-        let Some((_, read)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
-            return Err(file.error("model_type", format!("one of {}", NAMES.join(", "))));
-        };
-        let config = read(&file)?;
-        check(&config, &file)?;
+        let (architecture, config) = read_config(&file)?;
         let quantised = Quantised::read(&file)?;
 
         let checkpoint = Checkpoint::open(files)?;
@@ -138,15 +132,26 @@ impl Source {
         };
         let quantisation = quantised.as_ref().map(Quantised::describe);
         let summary = Summary { parameters, quantisation, ..summarise(architecture, &config, &checkpoint) };
-        Ok(Source { config, summary, quantised, checkpoint, model, lm_head })
+        Ok(Source { config, summary, quantised, checkpoint, prefixes: Prefixes { model, lm_head } })
     }
 
     fn from_gguf(parts: &[Gguf]) -> Result<Self> {
         let gguf::Description { architecture, config, names, quantisation } = gguf::read(parts)?;
         let checkpoint = Checkpoint::from_gguf(parts, names)?.retain(gguf::is_weight);
         let summary = Summary { quantisation, ..summarise(architecture, &config, &checkpoint) };
-        Ok(Source { config, summary, quantised: None, checkpoint, model: "model", lm_head: "lm_head" })
+        Ok(Source { config, summary, quantised: None, checkpoint, prefixes: PLAIN })
     }
+}
+
+/// The architecture that a `config.json` names, and what it says of it.
+pub(crate) fn read_config(file: &Config) -> Result<(&str, DecoderConfig)> {
+    let architecture = file.text("model_type")?.unwrap_or_default();
+    let Some((_, read)) = ARCHITECTURES.iter().find(|(name, _)| *name == architecture) else {
+        return Err(file.error("model_type", format!("one of {}", NAMES.join(", "))));
+    };
+    let config = read(file)?;
+    check(&config, file)?;
+    Ok((architecture, config))
 }
 
 fn summarise(architecture: &str, config: &DecoderConfig, checkpoint: &Checkpoint) -> Summary {

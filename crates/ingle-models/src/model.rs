@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! What the engine may ask of a model, whatever its architecture.
 
-use ingle_nn::{Batch, CacheLayer, KvCache, Result};
+use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Result};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
-/// A decoder-only language model with its weights on a device.
-pub trait Model: Send + Sync {
+/// A decoder-only language model with its weights on a device. Its [`Parameters`] have the names that its checkpoint has
+/// for them.
+pub trait Model: Parameters + Send + Sync {
     /// What the model is.
     fn summary(&self) -> &Summary;
 

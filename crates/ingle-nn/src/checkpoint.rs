@@ -21,7 +21,7 @@ mod write;
 pub use affine::{AffineLayers, LayerForm};
 use stored::Stored;
 pub use stored::StoredTensor;
-pub use write::SafetensorsHeader;
+pub use write::{SafetensorsHeader, write_safetensors};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

@@ -3,7 +3,7 @@
 
 use ingle_tensor::{DType, Tensor};
 
-use crate::{Linear, Result, Weights};
+use crate::{Linear, Parameters, Result, Visitor, Weights};
 
 /// A table with one vector for each token of the vocabulary.
 #[derive(Clone, Debug)]
@@ -44,5 +44,11 @@ impl Embedding {
     /// The head that is tied to this table: `x [R, features]` → `[R, tokens]`.
     pub fn as_linear(&self) -> Linear {
         Linear::from_weight(self.weight.clone())
+    }
+}
+
+impl Parameters for Embedding {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.weight("weight", &mut self.weight);
     }
 }

@@ -68,6 +68,14 @@ pub enum Error {
         /// Shape or dtype in the file.
         found: String,
     },
+    /// A file or directory could not be written.
+    #[error("{}: {message}", path.display())]
+    Output {
+        /// What was to be written.
+        path: PathBuf,
+        /// Why not.
+        message: String,
+    },
     /// A forward pass failed before, and took the cache with it.
     #[error("key-value cache of layer {layer}: lost in an earlier failure; reset the cache")]
     CacheLost {

@@ -9,8 +9,9 @@
 //! - [`gguf::Gguf`] is what a GGUF file holds: configuration, tokeniser and tensors, checked likewise.
 //! - [`Weights`] puts tensors on a device by name, one [scope](Weights::scope) after another, so that a model
 //!   reads like its checkpoint.
-//! - [`quantise`] encodes weights in each quantised format.
-//! - [`Linear`], [`Embedding`], [`RmsNorm`] and [`RotaryEmbedding`] are the layers.
+//! - [`quantise`] encodes weights in each quantised format, [`output`] writes files that are there whole or not at all.
+//! - [`Linear`], [`Embedding`], [`RmsNorm`] and [`RotaryEmbedding`] are the layers. Their weights are
+//!   [`Parameters`], which a [`Visitor`] sees by name.
 //! - [`Batch`] is the tokens of one forward pass, [`KvCache`] what attention remembers of those before.
 //!
 //! No architecture is named here; those are in `ingle-models`.
@@ -57,17 +58,21 @@ pub mod gguf;
 mod linear;
 mod mapping;
 mod norm;
+pub mod output;
+mod parameters;
 pub mod quantise;
+pub mod random;
 mod rope;
 mod weights;
 
 pub use activation::{activation, activation_names};
 pub use cache::{Batch, BlockTable, CacheGroup, CacheLayer, KvCache};
-pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, SafetensorsHeader, StoredTensor};
+pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, SafetensorsHeader, StoredTensor, write_safetensors};
 pub use embedding::{Embedding, Head};
 pub use error::{Error, Result};
 pub use files::ModelFiles;
 pub use linear::{Bias, Linear};
 pub use norm::{RmsNorm, RmsNormConfig};
+pub use parameters::{Parameters, Visitor};
 pub use rope::{RopeScaling, RotaryConfig, RotaryEmbedding};
-pub use weights::{LoadProgress, Loaded, OnProgress, Weights};
+pub use weights::{Initialisation, LoadProgress, Loaded, OnProgress, Weights};

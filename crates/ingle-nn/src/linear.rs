@@ -3,7 +3,7 @@
 
 use ingle_tensor::Tensor;
 
-use crate::{Result, Weights};
+use crate::{Parameters, Result, Visitor, Weights};
 
 /// `x · weightᵀ + bias`.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Linear {
     pub fn load(weights: &Weights<'_>, [outputs, inputs]: [usize; 2], bias: Bias) -> Result<Self> {
         let bias = match bias {
             Bias::Absent => None,
-            Bias::Present => Some(weights.tensor("bias", [outputs])?),
+            Bias::Present => Some(weights.tensor("bias", [outputs], 0.0)?),
         };
         Ok(Linear { weight: weights.matrix([outputs, inputs])?, bias })
     }
@@ -46,5 +46,14 @@ impl Linear {
     /// Those of the tensor operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.linear(&self.weight, self.bias.as_ref())?)
+    }
+}
+
+impl Parameters for Linear {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.weight("weight", &mut self.weight);
+        if let Some(bias) = &mut self.bias {
+            visitor.weight("bias", bias);
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use ingle_tensor::Tensor;
 
-use crate::{Result, Weights};
+use crate::{Parameters, Result, Visitor, Weights};
 
 /// `x / √(mean(x²) + eps) · (offset + weight)` along the last axis (Zhang & Sennrich 2019).
 #[derive(Clone, Debug)]
@@ -27,7 +27,9 @@ impl RmsNorm {
     /// # Errors
     /// Those of [`Weights::tensor`].
     pub fn load(weights: &Weights<'_>, features: usize, config: RmsNormConfig) -> Result<Self> {
-        Ok(RmsNorm { weight: weights.tensor("weight", [features])?, config })
+        // To begin with, nothing is scaled.
+        let initial = 1.0 - f64::from(config.offset);
+        Ok(RmsNorm { weight: weights.tensor("weight", [features], initial)?, config })
     }
 
     /// `x […, features]` → the same shape and dtype.
@@ -36,5 +38,11 @@ impl RmsNorm {
     /// Those of the tensor operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.rms_norm(&self.weight, self.config.eps, self.config.offset)?)
+    }
+}
+
+impl Parameters for RmsNorm {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.weight("weight", &mut self.weight);
     }
 }

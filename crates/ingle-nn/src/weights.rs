@@ -10,7 +10,11 @@ use ingle_tensor::{DType, DeviceHandle, Shape, Spec, Tensor};
 use crate::checkpoint::{Checkpoint, StoredTensor, join};
 use crate::{Error, Result};
 
+mod initial;
 mod matrix;
+
+pub use initial::Initialisation;
+use initial::Initialiser;
 
 /// How far loading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +37,19 @@ pub struct Loaded {
 /// Called after every few megabytes read.
 pub type OnProgress<'a> = dyn FnMut(LoadProgress) + 'a;
 
-/// A checkpoint's tensors under one prefix, to be put on a device by name.
+/// The tensors under one prefix, to be put on a device by name: those of a checkpoint, or new ones.
 ///
-/// Models load as the checkpoint is written: `weights.scope("layers.3").tensor("mlp.up_proj.weight", [n, k])`.
+/// Models load as the checkpoint is written: `weights.scope("layers.3").matrix([n, k])`.
 #[derive(Clone)]
 pub struct Weights<'a> {
-    loader: Rc<Loader<'a>>,
+    source: Rc<Source<'a>>,
     prefix: String,
+}
+
+/// Where weights come from.
+enum Source<'a> {
+    Checkpoint(Loader<'a>),
+    New(Initialiser),
 }
 
 struct Loader<'a> {
@@ -67,39 +77,59 @@ impl<'a> Weights<'a> {
             read_bytes: Cell::default(),
             loaded: Cell::default(),
         };
-        Weights { loader: Rc::new(loader), prefix: String::new() }
+        Weights { source: Rc::new(Source::Checkpoint(loader)), prefix: String::new() }
+    }
+
+    /// New tensors on `device`, for a model that is to be trained from the beginning.
+    pub fn initial(device: &DeviceHandle, initialisation: Initialisation) -> Weights<'static> {
+        let initialiser = Initialiser::new(device, initialisation);
+        Weights { source: Rc::new(Source::New(initialiser)), prefix: String::new() }
     }
 
     /// The tensors under `name`, a dot between them and the prefix so far. An empty name changes nothing.
     #[must_use]
     pub fn scope(&self, name: &str) -> Self {
         let prefix = if name.is_empty() { self.prefix.clone() } else { join(&self.prefix, name) };
-        Weights { loader: Rc::clone(&self.loader), prefix }
+        Weights { source: Rc::clone(&self.source), prefix }
     }
 
     /// Where the tensors go.
     pub fn device(&self) -> &DeviceHandle {
-        &self.loader.device
+        match &*self.source {
+            Source::Checkpoint(loader) => &loader.device,
+            Source::New(initialiser) => initialiser.device(),
+        }
     }
 
     /// What was loaded so far, through this and every other scope.
     pub fn loaded(&self) -> Loaded {
-        self.loader.loaded.get()
+        match &*self.source {
+            Source::Checkpoint(loader) => loader.loaded.get(),
+            Source::New(initialiser) => initialiser.made(),
+        }
     }
 
     /// The floating-point tensor `name`, on the device. Where the device reads host memory and the dtype is
-    /// the stored one, it stays memory-mapped.
+    /// the stored one, it stays memory-mapped. A new one has `initial` everywhere.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], naming the nearest there is; [`Error::UnfitTensor`] if its shape is not
     /// `shape` or it holds no floating-point numbers that Ingle knows; the device's own.
-    pub fn tensor(&self, name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
-        let (name, shape) = (join(&self.prefix, name), shape.into());
-        let checkpoint = self.loader.checkpoint;
-        let stored = checkpoint.get(&name).ok_or_else(|| self.missing(&name))?;
+    pub fn tensor(&self, name: &str, shape: impl Into<Shape>, initial: f64) -> Result<Tensor> {
+        match &*self.source {
+            Source::Checkpoint(loader) => loader.tensor(&join(&self.prefix, name), shape.into()),
+            Source::New(initialiser) => initialiser.constant(shape.into(), initial),
+        }
+    }
+}
+
+impl Loader<'_> {
+    fn tensor(&self, name: &str, shape: Shape) -> Result<Tensor> {
+        let checkpoint = self.checkpoint;
+        let stored = checkpoint.get(name).ok_or_else(|| self.missing(name))?;
         let unfit = |expected: String| Error::UnfitTensor {
             file: checkpoint.locate_tensor(stored).into(),
-            tensor: checkpoint.name_in_file(&name),
+            tensor: checkpoint.name_in_file(name),
             expected,
             found: stored.describe(),
         };
@@ -108,11 +138,11 @@ impl<'a> Weights<'a> {
         }
         let dtype = stored.dtype().filter(|dtype| dtype.is_float());
         let dtype = dtype.ok_or_else(|| unfit("dtype F32, F16 or BF16".into()))?;
-        self.loader.load(stored, Spec::new(shape, dtype))
+        self.load(stored, Spec::new(shape, dtype))
     }
 
     fn missing(&self, name: &str) -> Error {
-        let checkpoint = self.loader.checkpoint;
+        let checkpoint = self.checkpoint;
         let tensor = checkpoint.name_in_file(name);
         let hint = match nearest(&tensor, checkpoint.tensors().map(|(name, _)| name)) {
             Some(near) => format!("the nearest there is `{near}`; configuration and weights may not belong together"),
@@ -120,9 +150,7 @@ impl<'a> Weights<'a> {
         };
         Error::MissingTensor { file: checkpoint.locate(), tensor, hint }
     }
-}
 
-impl Loader<'_> {
     /// A tensor of which a device that reads host memory keeps the mapping, if the dtype is right.
     fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
         let content = self.checkpoint.content(stored);
@@ -169,7 +197,11 @@ impl Loader<'_> {
 
 impl fmt::Debug for Weights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Weights(`{}` of {})", self.prefix, self.loader.checkpoint.locate())
+        let origin = match &*self.source {
+            Source::Checkpoint(loader) => loader.checkpoint.locate(),
+            Source::New(_) => "a new model".into(),
+        };
+        write!(f, "Weights(`{}` of {origin})", self.prefix)
     }
 }
 

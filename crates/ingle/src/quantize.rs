@@ -3,13 +3,12 @@
 
 mod gguf;
 mod mlx;
-mod output;
 
 use std::path::{Path, PathBuf};
 
 use ingle_engine::text::GgufVocabulary;
 use ingle_models::{Export, ExportedTensor, GgufType};
-use ingle_nn::LoadProgress;
+use ingle_nn::{LoadProgress, output};
 use ingle_tensor::Quantization;
 
 use crate::{CancelToken, Error, Result, discover};
@@ -57,7 +56,7 @@ pub struct Quantized {
 ///
 /// # Errors
 /// A model that is not there, is quantised already, or is of a kind that the format cannot hold; weights that are not
-/// finite; [`Error::Output`] if `out` is there already or cannot be written; [`Error::Cancelled`].
+/// finite; [`ingle_nn::Error::Output`] if `out` is there already or cannot be written; [`Error::Cancelled`].
 pub fn quantize(
     model: &str,
     out: impl AsRef<Path>,
@@ -67,7 +66,7 @@ pub fn quantize(
 ) -> Result<Quantized> {
     let (files, out) = (discover::resolve(model)?, out.as_ref());
     if out.exists() {
-        return Err(output::refused(out, "is there already; remove it, or give another path"));
+        return Err(output::refused(out, "is there already; remove it, or give another path").into());
     }
     let export = Export::open(&files)?;
     let mut pace = Pace { read: 0, total: export.bytes(), cancel, progress };

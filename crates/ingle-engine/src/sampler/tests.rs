@@ -118,7 +118,7 @@ proptest! {
             };
             let low: f64 = tokens[..place].iter().map(|t| t.1).sum();
             let high = low + tokens[place].1;
-            let uniform = philox::uniform(0, index);
+            let uniform = uniform(0, index);
             prop_assert!(low - 1e-5 <= uniform && uniform <= high + 1e-5, "{low} ≤ {uniform} ≤ {high}");
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_engine::{Engine, EngineOptions, Event, FinishReason, Generate, Request, RequestId, Sampling, Task, Usage};
 use ingle_models::{Model, Summary};
-use ingle_nn::{Batch, CacheLayer, KvCache};
+use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
 use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor};
 
 pub const VOCAB: usize = 61;
@@ -109,6 +109,12 @@ impl Tiny {
 fn uniform(seed: &mut u64) -> f32 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+impl Parameters for Tiny {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        visitor.weight("embedding", &mut self.embedding);
+    }
 }
 
 impl Model for Tiny {

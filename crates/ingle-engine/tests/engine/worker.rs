@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_core::Stream;
 use ingle_engine::{Engine, EngineOptions, Event, EventStream, FinishReason, Worker};
 use ingle_models::{Model, Summary};
-use ingle_nn::{Batch, CacheLayer, KvCache};
+use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
 use ingle_tensor::{DeviceHandle, Tensor};
 
 use crate::tiny::*;
@@ -107,6 +107,12 @@ struct Watched(Tiny, Arc<AtomicBool>);
 impl Drop for Watched {
     fn drop(&mut self) {
         self.1.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Parameters for Watched {
+    fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        self.0.visit(visitor);
     }
 }
 

@@ -182,6 +182,12 @@ impl<'a> Session<'a> {
 
     /// One forward pass over `parts`: the logits of all their tokens, in order.
     pub fn step(&mut self, parts: &[Part<'_>]) -> Rows {
+        let logits = self.forward(parts);
+        Rows { width: logits.shape()[1], values: logits.to_vec().unwrap() }
+    }
+
+    /// [`Session::step`], on the device.
+    pub fn forward(&mut self, parts: &[Part<'_>]) -> Tensor {
         let (mut tokens, mut positions, mut sequences, mut slots) = (vec![], vec![], vec![], vec![]);
         for &Part { sequence, tokens: new } in parts {
             for (position, token) in (self.lengths[sequence]..).zip(new) {
@@ -214,7 +220,7 @@ impl<'a> Session<'a> {
         let logits = self.model.forward(&batch, &mut self.cache).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
         assert_eq!(**logits.shape(), [tokens.len(), self.model.summary().vocab_size]);
-        Rows { width: logits.shape()[1], values: logits.to_vec().unwrap() }
+        logits
     }
 }
 

@@ -5,6 +5,7 @@ mod bad_files;
 mod cache;
 mod common;
 mod export;
+mod learning;
 mod parity;
 mod quantised;
 mod same_answer;

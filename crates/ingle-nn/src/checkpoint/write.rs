@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Writing safetensors files.
 
-use ingle_tensor::{DType, Shape};
+use std::path::Path;
+
+use ingle_tensor::{DType, Shape, Tensor};
 use serde_json::{Map, Value, json};
+
+use crate::Result;
+use crate::output::OutputFile;
 
 /// What stands before the data of a safetensors file that is being written. The data follow in the order in which their
 /// tensors were added, without gaps.
@@ -58,4 +63,22 @@ impl SafetensorsHeader {
         json.resize(json.len().next_multiple_of(ALIGNMENT), b' ');
         [&(json.len() as u64).to_le_bytes()[..], &json].concat()
     }
+}
+
+/// Writes a safetensors file that names its `format` (`pt` or `mlx`): tensors with their names, each in its own dtype.
+/// It is on the disk when this returns.
+///
+/// # Errors
+/// [`Error::Output`](crate::Error::Output) if it cannot be written; the device's own.
+pub fn write_safetensors(path: &Path, format: &str, tensors: &[(String, Tensor)]) -> Result<()> {
+    let mut header = SafetensorsHeader::new(format);
+    for (name, tensor) in tensors {
+        header.tensor(name, tensor.dtype(), tensor.shape());
+    }
+    let mut file = OutputFile::create(path)?;
+    file.write(&header.bytes())?;
+    for (_, tensor) in tensors {
+        file.write(&tensor.device().download(tensor)?)?;
+    }
+    file.finish()
 }

@@ -3,7 +3,7 @@
 
 use ingle_tensor::{BlockFormat, DType, Quantization, Shape, Spec, Tensor};
 
-use super::{Loader, Weights};
+use super::{Loader, Source, Weights};
 use crate::checkpoint::{BLOCKS_STAND_FOR, LayerForm, StoredTensor, join};
 use crate::{Error, Result};
 
@@ -22,9 +22,13 @@ impl Weights<'_> {
     /// that of its scales, is not what `rows`, `columns` and the configuration call for, or if it is in a form that
     /// Ingle does not know; the device's own.
     pub fn matrix(&self, shape: [usize; 2]) -> Result<Tensor> {
-        match self.stored_matrix(shape)? {
-            StoredMatrix::Dense(stored, dtype) => self.loader.dense(stored, Spec::new(shape, dtype)),
-            StoredMatrix::Quantised(quantised) => self.loader.quantised(quantised),
+        let loader = match &*self.source {
+            Source::Checkpoint(loader) => loader,
+            Source::New(initialiser) => return initialiser.matrix(&self.prefix, shape),
+        };
+        match loader.stored_matrix(&self.prefix, shape)? {
+            StoredMatrix::Dense(stored, dtype) => loader.dense(stored, Spec::new(shape, dtype)),
+            StoredMatrix::Quantised(quantised) => loader.quantised(quantised),
         }
     }
 
@@ -35,16 +39,22 @@ impl Weights<'_> {
     /// # Errors
     /// As [`Weights::matrix`].
     pub fn table(&self, shape: [usize; 2]) -> Result<Tensor> {
-        match self.stored_matrix(shape)? {
-            StoredMatrix::Dense(stored, dtype) => self.loader.load(stored, Spec::new(shape, dtype)),
-            StoredMatrix::Quantised(quantised) => self.loader.quantised(quantised),
+        let loader = match &*self.source {
+            Source::Checkpoint(loader) => loader,
+            Source::New(initialiser) => return initialiser.matrix(&self.prefix, shape),
+        };
+        match loader.stored_matrix(&self.prefix, shape)? {
+            StoredMatrix::Dense(stored, dtype) => loader.load(stored, Spec::new(shape, dtype)),
+            StoredMatrix::Quantised(quantised) => loader.quantised(quantised),
         }
     }
+}
 
-    /// The stored form of a matrix, checked.
-    fn stored_matrix(&self, [rows, columns]: [usize; 2]) -> Result<StoredMatrix<'_>> {
-        let checkpoint = self.loader.checkpoint;
-        let weight = self.stored("weight")?;
+impl Loader<'_> {
+    /// The stored form of the matrix of a layer, checked.
+    fn stored_matrix(&self, layer: &str, [rows, columns]: [usize; 2]) -> Result<StoredMatrix<'_>> {
+        let checkpoint = self.checkpoint;
+        let weight = self.stored(layer, "weight")?;
         let unfit = |tensor: &Named<'_>, expected| Err(self.unfit(tensor, expected));
         if let Some(format) = weight.stored.block_format() {
             return match **weight.stored.shape() == [rows, columns] {
@@ -59,8 +69,8 @@ impl Weights<'_> {
                 false => unfit(&weight, format!("shape {}", Shape::from([rows, columns]))),
             };
         }
-        let form = checkpoint.affine().map(|affine| affine.form(&self.prefix));
-        let is_explicit = checkpoint.affine().is_some_and(|affine| affine.layers.contains_key(&self.prefix));
+        let form = checkpoint.affine().map(|affine| affine.form(layer));
+        let is_explicit = checkpoint.affine().is_some_and(|affine| affine.layers.contains_key(layer));
         match (weight.stored.dtype(), form) {
             (Some(dtype), form) if dtype.is_float() => {
                 if is_explicit && let Some(LayerForm::Quantised(quantization)) = form {
@@ -72,7 +82,7 @@ impl Weights<'_> {
                 }
             }
             (Some(DType::U32), Some(LayerForm::Quantised(quantization))) => {
-                self.stored_affine(&weight, quantization, [rows, columns])
+                self.stored_affine(layer, &weight, quantization, [rows, columns])
             }
             (Some(DType::U32), Some(LayerForm::Dense)) => {
                 unfit(&weight, "a dense matrix, as config.json says of this layer".into())
@@ -89,6 +99,7 @@ impl Weights<'_> {
 
     fn stored_affine<'a>(
         &'a self,
+        layer: &str,
         weight: &Named<'a>,
         quantization: Quantization,
         [rows, columns]: [usize; 2],
@@ -98,7 +109,7 @@ impl Weights<'_> {
             let expected = format!("rows of a multiple of {group_size} weights ({quantization}), not of {columns}");
             return Err(self.unfit(weight, expected));
         };
-        let [scales, offsets] = [self.stored(SCALES)?, self.stored(OFFSETS)?];
+        let [scales, offsets] = [self.stored(layer, SCALES)?, self.stored(layer, OFFSETS)?];
         let words = Shape::from([rows, row_bytes / size_of::<u32>()]);
         let groups = Shape::from([rows, columns / group_size]);
         for (part, shape) in [(weight, &words), (&scales, &groups), (&offsets, &groups)] {
@@ -120,15 +131,15 @@ impl Weights<'_> {
         Ok(StoredMatrix::Quantised(Quantised { parts, quantization, dtype }))
     }
 
-    /// A tensor of this scope.
-    fn stored(&self, name: &str) -> Result<Named<'_>> {
-        let name = join(&self.prefix, name);
-        let stored = self.loader.checkpoint.get(&name).ok_or_else(|| self.missing(&name))?;
+    /// A tensor of a layer.
+    fn stored(&self, layer: &str, name: &str) -> Result<Named<'_>> {
+        let name = join(layer, name);
+        let stored = self.checkpoint.get(&name).ok_or_else(|| self.missing(&name))?;
         Ok(Named { name, stored })
     }
 
     fn unfit(&self, tensor: &Named<'_>, expected: String) -> Error {
-        let checkpoint = self.loader.checkpoint;
+        let checkpoint = self.checkpoint;
         Error::UnfitTensor {
             file: checkpoint.locate_tensor(tensor.stored).into(),
             tensor: checkpoint.name_in_file(&tensor.name),

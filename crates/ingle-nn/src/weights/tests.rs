@@ -73,7 +73,7 @@ fn embedding_and_its_head_good() {
 fn stored_dtype_stays_or_is_cast_good() {
     for (dtype, expected) in [(None, DType::BF16), (Some(DType::F32), DType::F32), (Some(DType::F16), DType::F16)] {
         with_weights(dtype, |weights| {
-            let tensor = weights.tensor("mlp.up_proj.weight", [2, 3]).unwrap();
+            let tensor = weights.tensor("mlp.up_proj.weight", [2, 3], 0.0).unwrap();
             assert_eq!(tensor.dtype(), expected);
             assert_eq!(tensor.to_f32_vec().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
             assert_eq!(weights.loaded(), Loaded { parameters: 6, bytes: 6 * expected.size() });
@@ -94,7 +94,7 @@ fn progress_ends_at_the_total_good() {
 }
 
 fn refused(name: &str, shape: &[usize]) -> String {
-    let error = with_weights(None, |weights| weights.tensor(name, shape).unwrap_err().to_string());
+    let error = with_weights(None, |weights| weights.tensor(name, shape, 0.0).unwrap_err().to_string());
     let (_folder, error) = error.split_once("model.safetensors: ").unwrap();
     error.to_owned()
 }
@@ -143,7 +143,7 @@ fn misaligned_data_ugly() {
         let checkpoint = Checkpoint::open(&ModelFiles::directory(folder.path()).unwrap()).unwrap();
         let mut on_progress = |_| {};
         let weights = Weights::new(&checkpoint, &cpu(), None, &mut on_progress);
-        assert_eq!(weights.tensor("w", [2]).unwrap().to_vec::<f32>().unwrap(), [1.5, -2.5]);
+        assert_eq!(weights.tensor("w", [2], 0.0).unwrap().to_vec::<f32>().unwrap(), [1.5, -2.5]);
     }
 }
 
@@ -155,6 +155,6 @@ fn large_tensor_reports_as_it_is_read_ugly() {
     let checkpoint = Checkpoint::open(&ModelFiles::Embedded { name: "large", files }).unwrap();
     let mut seen = Vec::new();
     let mut on_progress = |progress: LoadProgress| seen.push(progress.loaded_bytes >> 20);
-    Weights::new(&checkpoint, &cpu(), None, &mut on_progress).tensor("w", [20 << 20]).unwrap();
+    Weights::new(&checkpoint, &cpu(), None, &mut on_progress).tensor("w", [20 << 20], 0.0).unwrap();
     assert_eq!(seen, [16, 32, 40]);
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use ingle_engine::text::GgufVocabulary;
 use ingle_models::GgufPlan;
 use ingle_nn::gguf::ALIGNMENT;
+use ingle_nn::output::Part;
 
 use super::Pace;
-use super::output::Part;
 use crate::Result;
 
 /// Writes the file. Gives the bytes that the weights take.
@@ -23,7 +23,7 @@ pub(super) fn write(plan: GgufPlan, vocabulary: &GgufVocabulary, out: &Path, pac
     }
     let before = file.written();
     for tensor in plan.tensors {
-        pace.convert(&tensor, |piece| file.write(piece))?;
+        pace.convert(&tensor, |piece| Ok(file.write(piece)?))?;
         file.align(ALIGNMENT)?;
     }
     let bytes = file.written() - before;

@@ -3,36 +3,20 @@
 
 use std::path::Path;
 
-use ingle_models::{Export, ExportedTensor};
+use ingle_models::{COMPANIONS, Export, ExportedTensor};
+use ingle_nn::output::{OutputFile, Part};
 use ingle_nn::quantise::Form;
 use ingle_nn::{ModelFiles, SafetensorsHeader};
 use ingle_tensor::{DType, Quantization, Shape};
 use serde_json::{Map, Value, json};
 
 use super::Pace;
-use super::output::{OutputFile, Part};
 use crate::Result;
 
 mod config;
 
 /// Bytes of weights in one file.
 const SHARD: usize = 5 << 30;
-
-/// What belongs to a model besides its configuration and weights.
-const OTHERS: [&str; 12] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "LICENSE",
-    "LICENSE.txt",
-];
 
 /// Writes the directory. Gives the bytes that the weights take.
 pub(super) fn write(
@@ -51,10 +35,10 @@ pub(super) fn write(
     let put = |name: &str, content: &[u8]| {
         let mut file = OutputFile::create(&part.path().join(name))?;
         file.write(content)?;
-        file.finish()
+        Ok::<_, crate::Error>(file.finish()?)
     };
     put("config.json", format!("{:#}\n", Value::Object(config)).as_bytes())?;
-    for name in OTHERS {
+    for name in COMPANIONS {
         if let Some(content) = files.find(name)? {
             put(name, &content)?;
         }
@@ -122,7 +106,7 @@ fn write_shard(tensors: Vec<ExportedTensor>, path: &Path, pace: &mut Pace<'_>) -
     file.write(&header.bytes())?;
     for tensor in tensors {
         let Form::Affine { bits, .. } = tensor.conversion.form else {
-            pace.convert(&tensor, |piece| file.write(piece))?;
+            pace.convert(&tensor, |piece| Ok(file.write(piece)?))?;
             continue;
         };
         // Rows come with their scales and offsets, which the file has after all words.
@@ -137,7 +121,7 @@ fn write_shard(tensors: Vec<ExportedTensor>, path: &Path, pace: &mut Pace<'_>) -
                 scales.extend_from_slice(&row[words..words + groups]);
                 offsets.extend_from_slice(&row[words + groups..]);
             }
-            file.write(&packed)
+            Ok(file.write(&packed)?)
         })?;
         file.write(&scales)?;
         file.write(&offsets)?;

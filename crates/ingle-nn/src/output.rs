@@ -1,5 +1,19 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Files that are written beside their target, and put in place when they are whole.
+//!
+//! ```
+//! use ingle_nn::output::Part;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let target = folder.path().join("model.gguf");
+//! let (part, mut file) = Part::file(&target)?;
+//! file.write(b"GGUF")?;
+//! file.finish()?;
+//! assert!(!target.exists());
+//! part.finish()?;
+//! assert!(target.exists());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,7 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 
 /// An error about a path that is written.
-pub(super) fn refused(path: &Path, message: impl std::fmt::Display) -> Error {
+pub fn refused(path: &Path, message: impl std::fmt::Display) -> Error {
     Error::Output { path: path.into(), message: message.to_string() }
 }
 
@@ -19,14 +33,18 @@ fn part_of(target: &Path) -> PathBuf {
     part.into()
 }
 
-/// A file or folder that is not whole yet. Dropping it removes it.
-pub(super) struct Part {
+/// A file or folder that is not whole yet, under its target's name with `.part` after it. Dropping it removes it.
+#[derive(Debug)]
+pub struct Part {
     path: PathBuf,
     target: PathBuf,
 }
 
 impl Part {
     /// A folder, made anew.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be made, or is there already.
     pub fn folder(target: &Path) -> Result<Self> {
         let path = part_of(target);
         match fs::create_dir(&path) {
@@ -39,6 +57,9 @@ impl Part {
     }
 
     /// A file, made anew.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be made.
     pub fn file(target: &Path) -> Result<(Self, OutputFile)> {
         let path = part_of(target);
         let file = OutputFile::create(&path)?;
@@ -51,6 +72,9 @@ impl Part {
     }
 
     /// Puts it in place.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be renamed, as where a folder is there already.
     pub fn finish(self) -> Result<()> {
         fs::rename(&self.path, &self.target).map_err(|error| refused(&self.target, error))
     }
@@ -64,24 +88,36 @@ impl Drop for Part {
 }
 
 /// A file that is being written.
-pub(super) struct OutputFile {
+#[derive(Debug)]
+pub struct OutputFile {
     file: File,
     path: PathBuf,
     written: usize,
 }
 
 impl OutputFile {
+    /// An empty file, in place of one that may be there.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(|error| refused(path, error))?;
         Ok(OutputFile { file, path: path.into(), written: 0 })
     }
 
+    /// Appends to the file.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be written: the disk is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.written += bytes.len();
         self.file.write_all(bytes).map_err(|error| refused(&self.path, error))
     }
 
     /// Fills up to a multiple of `alignment`.
+    ///
+    /// # Errors
+    /// As [`OutputFile::write`].
     pub fn align(&mut self, alignment: usize) -> Result<()> {
         self.write(&vec![0; self.written.next_multiple_of(alignment) - self.written])
     }
@@ -92,6 +128,9 @@ impl OutputFile {
     }
 
     /// Waits until all of it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it does not get there.
     pub fn finish(self) -> Result<()> {
         self.file.sync_all().map_err(|error| refused(&self.path, error))
     }

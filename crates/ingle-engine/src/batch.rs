@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! One step's sequences as the ragged batch that a model computes.
 
-use ingle_nn::{Batch, BlockTable};
+use ingle_nn::{Activations, Batch, BlockTable, Routes};
 use ingle_tensor::{DeviceHandle, Tensor};
 
 use crate::Result;
@@ -44,6 +44,9 @@ pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, 
         sequences: vector(device, &rows)?,
         tables,
         outputs: vector(device, &outputs)?,
+        routes: Routes::default(),
+        output_routes: Routes::default(),
+        activations: Activations::Kept,
     })
 }
 

@@ -5,10 +5,10 @@
 //! fields have the names that checkpoints and `config.json` give them.
 
 use ingle_nn::{
-    Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm, RmsNormConfig,
-    RotaryConfig, RotaryEmbedding, Visitor, Weights,
+    Activations, Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm, RmsNormConfig,
+    RotaryConfig, RotaryEmbedding, Routes, Visitor, Weights,
 };
-use ingle_tensor::{Activation, DType, DeviceHandle, Tensor};
+use ingle_tensor::{Activation, DType, DeviceHandle, Tensor, grad};
 
 use crate::config::LayerType;
 use crate::{Model, Summary};
@@ -60,6 +60,7 @@ pub(crate) enum BlockNorms {
 }
 
 /// `[T, hidden]` → `[T, hidden]`: what each token learns from those before it.
+#[derive(Clone)]
 struct Attention {
     q_proj: Linear,
     k_proj: Linear,
@@ -106,16 +107,16 @@ impl Attention {
     fn forward(&self, x: &Tensor, batch: &Batch, cache: &mut KvCache, layer: usize) -> Result<Tensor> {
         let CacheLayer { kv_heads, head_dim, .. } = self.cache;
         let tokens = x.shape()[0];
-        let mut q = self.q_proj.forward(x)?.reshape([tokens, self.num_attention_heads, head_dim])?;
-        let mut k = self.k_proj.forward(x)?.reshape([tokens, kv_heads, head_dim])?;
-        let v = self.v_proj.forward(x)?.reshape([tokens, kv_heads, head_dim])?;
+        let mut q = self.q_proj.forward(x, &batch.routes)?.reshape([tokens, self.num_attention_heads, head_dim])?;
+        let mut k = self.k_proj.forward(x, &batch.routes)?.reshape([tokens, kv_heads, head_dim])?;
+        let v = self.v_proj.forward(x, &batch.routes)?.reshape([tokens, kv_heads, head_dim])?;
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let q = self.rope.forward(&q, &batch.positions)?;
         let k = self.rope.forward(&k, &batch.positions)?;
         let attended = cache.attend(layer, [&q, &k, &v], batch, self.scale, self.soft_cap)?;
-        self.o_proj.forward(&attended.reshape([tokens, self.num_attention_heads * head_dim])?)
+        self.o_proj.forward(&attended.reshape([tokens, self.num_attention_heads * head_dim])?, &batch.routes)
     }
 }
 
@@ -133,6 +134,7 @@ impl Parameters for Attention {
 }
 
 /// `[T, hidden]` → `[T, hidden]`: a gated linear unit, each token for itself.
+#[derive(Clone)]
 struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
@@ -151,8 +153,10 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down_proj.forward(&self.gate_proj.forward(x)?.glu(&self.up_proj.forward(x)?, self.hidden_act)?)
+    fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+        let up = self.up_proj.forward(x, routes)?;
+        let hidden = self.gate_proj.forward(x, routes)?.glu(&up, self.hidden_act)?;
+        self.down_proj.forward(&hidden, routes)
     }
 }
 
@@ -165,6 +169,7 @@ impl Parameters for Mlp {
 }
 
 /// What goes into and comes out of one half of a block.
+#[derive(Clone)]
 struct Residual {
     before: RmsNorm,
     after: Option<RmsNorm>,
@@ -183,6 +188,7 @@ impl Residual {
 }
 
 /// Attention, then the MLP, each beside the residual stream.
+#[derive(Clone)]
 struct Block {
     self_attn: Attention,
     mlp: Mlp,
@@ -210,6 +216,41 @@ impl Block {
             around_mlp: Residual { before: before_mlp, after: after_mlp },
         })
     }
+
+    fn forward(&self, x: &Tensor, batch: &Batch, cache: &mut KvCache, layer: usize, rows: BlockRows) -> Result<Tensor> {
+        let x = self.around_attn.around(x, |x| self.self_attn.forward(x, batch, cache, layer))?;
+        match rows {
+            BlockRows::All => self.around_mlp.around(&x, |x| self.mlp.forward(x, &batch.routes)),
+            BlockRows::Outputs => {
+                let x = x.take_rows(&batch.outputs)?;
+                self.around_mlp.around(&x, |x| self.mlp.forward(x, &batch.output_routes))
+            }
+        }
+    }
+
+    /// [`Block::forward`], of which only `x` is kept for the way back: the rest is computed again.
+    fn forward_again(
+        &self,
+        x: &Tensor,
+        batch: &Batch,
+        cache: &KvCache,
+        layer: usize,
+        rows: BlockRows,
+    ) -> Result<Tensor> {
+        let (block, form) = (self.clone(), cache.layer(layer)?);
+        let tables = batch.tables.get(form.group()).cloned().into_iter().collect();
+        let batch = Batch { tables, ..batch.clone() };
+        let forward = move |x: &[Tensor]| block.forward(&x[0], &batch, &mut form.empty()?, 0, rows);
+        grad::checkpoint(forward, std::slice::from_ref(x))
+    }
+}
+
+/// Which rows of a block are wanted.
+#[derive(Clone, Copy)]
+enum BlockRows {
+    All,
+    /// Past the last attention no other token looks at the rest.
+    Outputs,
 }
 
 impl Parameters for Block {
@@ -319,14 +360,13 @@ impl Model for Decoder {
             x = x.scale(scale)?;
         }
         for (index, block) in self.layers.iter().enumerate() {
-            x = block.around_attn.around(&x, |x| block.self_attn.forward(x, batch, cache, index))?;
-            // Past the last attention no other token looks at these: keep those whose logits are wanted.
-            if index + 1 == self.layers.len() {
-                x = x.take_rows(&batch.outputs)?;
-            }
-            x = block.around_mlp.around(&x, |x| block.mlp.forward(x))?;
+            let rows = if index + 1 == self.layers.len() { BlockRows::Outputs } else { BlockRows::All };
+            x = match batch.activations {
+                Activations::Kept => block.forward(&x, batch, cache, index, rows)?,
+                Activations::Recomputed => block.forward_again(&x, batch, cache, index, rows)?,
+            };
         }
-        let logits = self.lm_head.forward(&self.norm.forward(&x)?.cast(DType::F32)?)?;
+        let logits = self.lm_head.forward(&self.norm.forward(&x)?.cast(DType::F32)?, &batch.output_routes)?;
         match self.final_logit_softcapping {
             Some(cap) => Ok(logits.soft_cap(cap as f32)?),
             None => Ok(logits),

@@ -20,7 +20,7 @@
 //!
 //! use ingle_cpu::{CpuDevice, CpuOptions};
 //! use ingle_models::{LoadOptions, architectures, load};
-//! use ingle_nn::{Batch, BlockTable, KvCache, ModelFiles};
+//! use ingle_nn::{Activations, Batch, BlockTable, KvCache, ModelFiles, Routes};
 //! use ingle_tensor::{DType, DeviceHandle, Tensor};
 //!
 //! assert!(architectures().contains(&"qwen3"));
@@ -41,6 +41,9 @@
 //!     sequences: list(&[0, 0, 0])?,
 //!     tables: vec![BlockTable { blocks: list(&[0])?.reshape([1, 1])?, slots: list(&[0, 1, 2])? }],
 //!     outputs: list(&[2])?,
+//!     routes: Routes::default(),
+//!     output_routes: Routes::default(),
+//!     activations: Activations::Kept,
 //! };
 //! let logits = model.forward(&batch, &mut cache)?;
 //! assert_eq!(**logits.shape(), [1, model.summary().vocab_size]);

@@ -3,12 +3,12 @@
 
 use ingle_tensor::{DType, DeviceHandle, PagedAttention, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Routes};
 
 /// The tokens of one forward pass, as a flat list: a ragged batch without padding.
 ///
 /// Below, `T` is the number of tokens, `S` of sequences, `R` of rows of logits wanted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// Token ids, `i32[T]`; tokens of one sequence stand together, in order.
     pub tokens: Tensor,
@@ -20,10 +20,27 @@ pub struct Batch {
     pub tables: Vec<BlockTable>,
     /// The tokens whose logits are wanted, `i32[R]`.
     pub outputs: Tensor,
+    /// The adapters that the tokens go through.
+    pub routes: Routes,
+    /// The adapters that the outputs go through, by their place among `outputs`.
+    pub output_routes: Routes,
+    /// What is kept of the way forward for the way back.
+    pub activations: Activations,
+}
+
+/// What is kept of the way forward for the way back, where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// All that the gradients' rules read.
+    #[default]
+    Kept,
+    /// What goes into each block, which is computed again (Chen et al. 2016). The batch's sequences must begin with it,
+    /// for the cache is left as it was.
+    Recomputed,
 }
 
 /// Where one group of layers keeps the batch's keys and values.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BlockTable {
     /// The block of each `block_size` positions of each sequence, `i32[S, B]`.
     pub blocks: Tensor,
@@ -81,6 +98,34 @@ pub struct KvCache {
     layers: Vec<Layer>,
 }
 
+/// How one layer of a cache is kept, without what is kept.
+#[derive(Clone, Debug)]
+pub struct CacheForm {
+    device: DeviceHandle,
+    shape: CacheLayer,
+    dtype: DType,
+    block_size: usize,
+    blocks: usize,
+    group: usize,
+}
+
+impl CacheForm {
+    /// Which of [`Batch::tables`] is the layer's.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// A cache that has this layer only, and nothing in it yet.
+    ///
+    /// # Errors
+    /// Past the device's memory.
+    pub fn empty(&self) -> Result<KvCache> {
+        let mut cache = KvCache::new(&self.device, &[self.shape], self.block_size, self.dtype)?;
+        cache.grow(0, self.blocks)?;
+        Ok(cache)
+    }
+}
+
 #[derive(Debug)]
 struct Layer {
     shape: CacheLayer,
@@ -128,6 +173,16 @@ impl KvCache {
     /// The groups of layers; [`Batch::tables`] has one table for each, in this order.
     pub fn groups(&self) -> &[CacheGroup] {
         &self.groups
+    }
+
+    /// How layer `layer` is kept here.
+    ///
+    /// # Errors
+    /// [`Error::CacheLost`] for a layer that the cache has not.
+    pub fn layer(&self, layer: usize) -> Result<CacheForm> {
+        let Layer { shape, group, .. } = self.layers.get(layer).ok_or(Error::CacheLost { layer })?;
+        let (device, blocks) = (self.device.clone(), self.groups[*group].blocks);
+        Ok(CacheForm { device, shape: *shape, dtype: self.dtype, block_size: self.block_size, blocks, group: *group })
     }
 
     /// Bytes that all blocks take.

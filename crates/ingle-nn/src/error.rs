@@ -76,6 +76,16 @@ pub enum Error {
         /// Why not.
         message: String,
     },
+    /// An adapter that cannot be.
+    #[error("lora: {field}: expected {expected}, found {found}")]
+    Lora {
+        /// What is wrong with it.
+        field: &'static str,
+        /// What would do.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
     /// A forward pass failed before, and took the cache with it.
     #[error("key-value cache of layer {layer}: lost in an earlier failure; reset the cache")]
     CacheLost {

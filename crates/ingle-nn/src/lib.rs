@@ -11,7 +11,8 @@
 //!   reads like its checkpoint.
 //! - [`quantise`] encodes weights in each quantised format, [`output`] writes files that are there whole or not at all.
 //! - [`Linear`], [`Embedding`], [`RmsNorm`] and [`RotaryEmbedding`] are the layers. Their weights are
-//!   [`Parameters`], which a [`Visitor`] sees by name.
+//!   [`Parameters`], which a [`Visitor`] sees by name. An [`Adapter`] is a [`Lora`] for each of
+//!   some linear layers; [`Routes`] say which rows go through which.
 //! - [`Batch`] is the tokens of one forward pass, [`KvCache`] what attention remembers of those before.
 //!
 //! No architecture is named here; those are in `ingle-models`.
@@ -20,7 +21,7 @@
 //! use std::sync::Arc;
 //!
 //! use ingle_cpu::{CpuDevice, CpuOptions};
-//! use ingle_nn::{Bias, Checkpoint, Linear, ModelFiles, Weights};
+//! use ingle_nn::{Bias, Checkpoint, Linear, ModelFiles, Routes, Weights};
 //! use ingle_tensor::{DeviceHandle, Tensor};
 //! use safetensors::tensor::{Dtype, TensorView};
 //!
@@ -39,7 +40,7 @@
 //! let mlp = weights.scope("model.layers.0.mlp");
 //! let up_proj = Linear::load(&mlp.scope("up_proj"), [1, 2], Bias::Absent)?;
 //! let x = Tensor::from_slice(&device, &[1.0f32, 10.0], [1, 2])?;
-//! assert_eq!(up_proj.forward(&x)?.to_vec::<f32>()?, [43.0]);
+//! assert_eq!(up_proj.forward(&x, &Routes::default())?.to_vec::<f32>()?, [43.0]);
 //!
 //! let refused = Linear::load(&mlp.scope("up_proj"), [1, 3], Bias::Absent).unwrap_err();
 //! assert!(refused.to_string().ends_with(
@@ -49,6 +50,7 @@
 //! ```
 
 mod activation;
+mod adapter;
 mod cache;
 mod checkpoint;
 mod embedding;
@@ -56,6 +58,7 @@ mod error;
 mod files;
 pub mod gguf;
 mod linear;
+mod lora;
 mod mapping;
 mod norm;
 pub mod output;
@@ -66,12 +69,14 @@ mod rope;
 mod weights;
 
 pub use activation::{activation, activation_names};
-pub use cache::{Batch, BlockTable, CacheGroup, CacheLayer, KvCache};
+pub use adapter::Adapter;
+pub use cache::{Activations, Batch, BlockTable, CacheForm, CacheGroup, CacheLayer, KvCache};
 pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, SafetensorsHeader, StoredTensor, write_safetensors};
 pub use embedding::{Embedding, Head};
 pub use error::{Error, Result};
 pub use files::ModelFiles;
 pub use linear::{Bias, Linear};
+pub use lora::{AdapterId, Draw, Lora, LoraConfig, LoraScaling, Route, Routes, Rows, Target};
 pub use norm::{RmsNorm, RmsNormConfig};
 pub use parameters::{Parameters, Visitor};
 pub use rope::{RopeScaling, RotaryConfig, RotaryEmbedding};

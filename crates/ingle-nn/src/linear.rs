@@ -3,13 +3,14 @@
 
 use ingle_tensor::Tensor;
 
-use crate::{Parameters, Result, Visitor, Weights};
+use crate::{AdapterId, Lora, Parameters, Result, Routes, Rows, Visitor, Weights};
 
-/// `x · weightᵀ + bias`.
+/// `x · weightᵀ + bias`, and the changes of the adapters that it has.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    adapters: Vec<(AdapterId, Lora)>,
 }
 
 /// Whether a [`Linear`] has a bias.
@@ -32,20 +33,74 @@ impl Linear {
             Bias::Absent => None,
             Bias::Present => Some(weights.tensor("bias", [outputs], 0.0)?),
         };
-        Ok(Linear { weight: weights.matrix([outputs, inputs])?, bias })
+        Ok(Linear { weight: weights.matrix([outputs, inputs])?, bias, adapters: Vec::new() })
     }
 
     /// A map of this weight, `[outputs, inputs]`, and no bias.
     pub fn from_weight(weight: Tensor) -> Self {
-        Linear { weight, bias: None }
+        Linear { weight, bias: None, adapters: Vec::new() }
     }
 
-    /// `x […, inputs]` → `[…, outputs]`, in the dtype of `x`.
+    /// Outputs and inputs.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.weight.shape()[0], self.weight.shape()[1]]
+    }
+
+    /// `[outputs, inputs]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Adds an adapter's part, or puts it in the place of the one it had.
+    ///
+    /// # Errors
+    /// [`ingle_tensor::Error::Shape`] if it is for a layer of another shape.
+    pub fn attach(&mut self, adapter: AdapterId, lora: Lora) -> Result<()> {
+        if lora.layer_shape() != self.shape() {
+            let shown = |[outputs, inputs]: [usize; 2]| format!("a layer of {inputs} inputs and {outputs} outputs");
+            let (expected, found) = (shown(self.shape()), shown(lora.layer_shape()));
+            return Err(ingle_tensor::Error::Shape { op: "lora", expected, found }.into());
+        }
+        self.detach(adapter);
+        self.adapters.push((adapter, lora));
+        Ok(())
+    }
+
+    /// Takes an adapter's part away, if it has one.
+    pub fn detach(&mut self, adapter: AdapterId) -> Option<Lora> {
+        let index = self.adapters.iter().position(|(id, _)| *id == adapter)?;
+        Some(self.adapters.remove(index).1)
+    }
+
+    /// An adapter's part, if it has one.
+    pub fn adapter(&self, adapter: AdapterId) -> Option<&Lora> {
+        self.adapters.iter().find(|(id, _)| *id == adapter).map(|(_, lora)| lora)
+    }
+
+    /// `x […, inputs]` → `[…, outputs]`, in the dtype of `x`. Where `routes` have any, `x` is `[T, inputs]`.
     ///
     /// # Errors
     /// Those of the tensor operation.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.linear(&self.weight, self.bias.as_ref())?)
+    pub fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+        let y = x.linear(&self.weight, self.bias.as_ref())?;
+        self.adapted(y, x, routes)
+    }
+
+    /// `y`, what the base makes of `x`, with the changes of the adapters that its rows go through. A row gets the same
+    /// bits whether it is gathered from others or not.
+    fn adapted(&self, mut y: Tensor, x: &Tensor, routes: &Routes) -> Result<Tensor> {
+        for route in &routes.routes {
+            let Some(lora) = self.adapter(route.adapter) else { continue };
+            y = match &route.rows {
+                Rows::All => y.add(&lora.forward(x, routes.draw)?)?,
+                Rows::Some(rows) => {
+                    let change = lora.forward(&x.take_rows(rows)?, routes.draw)?;
+                    let changed = y.take_rows(rows)?.add(&change)?;
+                    y.write_rows(&changed, rows)?
+                }
+            };
+        }
+        Ok(y)
     }
 }
 
@@ -54,6 +109,10 @@ impl Parameters for Linear {
         visitor.weight("weight", &mut self.weight);
         if let Some(bias) = &mut self.bias {
             visitor.weight("bias", bias);
+        }
+        for (id, lora) in &mut self.adapters {
+            visitor.adapter_weight(*id, "lora_A.weight", &mut lora.a);
+            visitor.adapter_weight(*id, "lora_B.weight", &mut lora.b);
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use ingle_tensor::Tensor;
 
-use crate::Linear;
 use crate::checkpoint::join;
+use crate::{AdapterId, Linear};
 
 /// What has weights: a layer, or a model made of them.
 ///
@@ -50,14 +50,21 @@ pub struct Visitor<'a> {
 
 enum Wanted<'a> {
     Weights(&'a mut dyn FnMut(&str, &mut Tensor)),
+    Adapter(AdapterId, &'a mut dyn FnMut(&str, &mut Tensor)),
     Linears(&'a mut dyn FnMut(&str, &mut Linear)),
 }
 
 impl<'a> Visitor<'a> {
-    /// Calls `visit` with each weight and its name: `model.layers.0.self_attn.q_proj.weight`. It may put another
+    /// Calls `visit` with each weight and its name: `model.layers.0.self_attn.q_proj.weight`; adapters aside. It may put another
     /// tensor of the same shape in its place.
     pub fn weights(visit: &'a mut dyn FnMut(&str, &mut Tensor)) -> Self {
         Visitor { prefix: String::new(), wanted: Wanted::Weights(visit) }
+    }
+
+    /// Calls `visit` with each weight of one adapter and its name: `model.layers.0.self_attn.q_proj.lora_A.weight`. It
+    /// may put another tensor of the same shape in its place.
+    pub fn adapter(adapter: AdapterId, visit: &'a mut dyn FnMut(&str, &mut Tensor)) -> Self {
+        Visitor { prefix: String::new(), wanted: Wanted::Adapter(adapter, visit) }
     }
 
     /// Calls `visit` with each linear layer and its name: `model.layers.0.self_attn.q_proj`. A head that is the
@@ -72,6 +79,7 @@ impl<'a> Visitor<'a> {
         let prefix = if name.is_empty() { self.prefix.clone() } else { join(&self.prefix, name) };
         let wanted = match &mut self.wanted {
             Wanted::Weights(visit) => Wanted::Weights(visit),
+            Wanted::Adapter(adapter, visit) => Wanted::Adapter(*adapter, visit),
             Wanted::Linears(visit) => Wanted::Linears(visit),
         };
         Visitor { prefix, wanted }
@@ -84,11 +92,20 @@ impl<'a> Visitor<'a> {
         }
     }
 
+    /// Looks at a weight of an adapter.
+    pub(crate) fn adapter_weight(&mut self, adapter: AdapterId, name: &str, weight: &mut Tensor) {
+        if let Wanted::Adapter(wanted, visit) = &mut self.wanted
+            && *wanted == adapter
+        {
+            visit(&join(&self.prefix, name), weight);
+        }
+    }
+
     /// Looks at a linear layer.
     pub fn linear(&mut self, name: &str, linear: &mut Linear) {
         match &mut self.wanted {
             Wanted::Linears(visit) => visit(&join(&self.prefix, name), linear),
-            Wanted::Weights(_) => linear.visit(&mut self.scope(name)),
+            Wanted::Weights(_) | Wanted::Adapter(..) => linear.visit(&mut self.scope(name)),
         }
     }
 }

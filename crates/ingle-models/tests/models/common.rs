@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_models::{LoadOptions, Model, load};
-use ingle_nn::{Batch, BlockTable, KvCache, ModelFiles};
+use ingle_nn::{Activations, AdapterId, Batch, BlockTable, KvCache, ModelFiles, Routes};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 use safetensors::SafeTensors;
 
@@ -162,6 +162,10 @@ pub struct Session<'a> {
     lengths: Vec<usize>,
     /// Blocks each sequence may have.
     blocks: usize,
+    /// What is kept for the way back.
+    pub activations: Activations,
+    /// The adapter that each sequence goes through, if any.
+    pub adapters: Vec<Option<AdapterId>>,
 }
 
 impl<'a> Session<'a> {
@@ -172,7 +176,8 @@ impl<'a> Session<'a> {
         for group in 0..cache.groups().len() {
             cache.grow(group, sequences * blocks).unwrap();
         }
-        Session { model, cache, lengths: vec![0; sequences], blocks }
+        let (lengths, adapters) = (vec![0; sequences], vec![None; sequences]);
+        Session { model, cache, lengths, blocks, activations: Activations::Kept, adapters }
     }
 
     /// The block that holds a sequence's `index`-th block of positions: neither in order nor beside each other.
@@ -210,12 +215,17 @@ impl<'a> Session<'a> {
             blocks: Tensor::from_slice(device, &blocks, [self.lengths.len(), self.blocks]).unwrap(),
             slots: list(&slots),
         };
+        let adapters: Vec<_> = sequences.iter().map(|sequence| self.adapters[*sequence as usize]).collect();
+        let routes = Routes::new(device, &adapters).unwrap();
         let batch = Batch {
             tokens: list(&tokens),
             positions: list(&positions),
             sequences: list(&sequences),
             tables: self.cache.groups().iter().map(|_| table()).collect(),
             outputs: list(&(0..tokens.len() as i32).collect::<Vec<_>>()),
+            output_routes: routes.clone(),
+            routes,
+            activations: self.activations,
         };
         let logits = self.model.forward(&batch, &mut self.cache).unwrap();
         assert_eq!(logits.dtype(), DType::F32);

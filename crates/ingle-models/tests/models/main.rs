@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Whole models: their numbers, that nothing around a request changes them, and what happens to bad files.
 
+mod adapters;
 mod bad_files;
 mod cache;
 mod common;

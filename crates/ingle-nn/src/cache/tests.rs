@@ -35,6 +35,9 @@ fn batch(device: &DeviceHandle, cache: &KvCache, [first, last]: [i32; 2]) -> Bat
         sequences: list(vec![0; (last - first) as usize]),
         tables: cache.groups().iter().map(table).collect(),
         outputs: tokens(),
+        routes: Routes::default(),
+        output_routes: Routes::default(),
+        activations: Activations::Kept,
     }
 }
 

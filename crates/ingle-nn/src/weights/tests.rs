@@ -7,7 +7,7 @@ use ingle_cpu::{CpuDevice, CpuOptions};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::*;
-use crate::{Bias, Embedding, Head, Linear, ModelFiles, RmsNorm, RmsNormConfig};
+use crate::{Bias, Embedding, Head, Linear, ModelFiles, RmsNorm, RmsNormConfig, Routes};
 
 fn cpu() -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(1), ..Default::default() }).unwrap())
@@ -45,9 +45,9 @@ fn layers_of_a_scope_good() {
         let mlp = weights.scope("mlp");
         let x = Tensor::from_slice(weights.device(), &[1.0f32, 0.0, -1.0], [1, 3]).unwrap();
         let up_proj = Linear::load(&mlp.scope("up_proj"), [2, 3], Bias::Present).unwrap();
-        assert_eq!(up_proj.forward(&x).unwrap().to_vec::<f32>().unwrap(), [-1.5, -2.5]);
+        assert_eq!(up_proj.forward(&x, &Routes::default()).unwrap().to_vec::<f32>().unwrap(), [-1.5, -2.5]);
         let plain = Linear::load(&mlp.scope("up_proj"), [2, 3], Bias::Absent).unwrap();
-        assert_eq!(plain.forward(&x).unwrap().to_vec::<f32>().unwrap(), [-2.0, -2.0]);
+        assert_eq!(plain.forward(&x, &Routes::default()).unwrap().to_vec::<f32>().unwrap(), [-2.0, -2.0]);
         let norm = RmsNorm::load(&weights.scope("norm"), 3, RmsNormConfig { eps: 0.0, offset: 1.0 }).unwrap();
         let x = Tensor::from_slice(weights.device(), &[3.0f32, 3.0, 3.0], [1, 3]).unwrap();
         assert_eq!(norm.forward(&x).unwrap().to_vec::<f32>().unwrap(), [1.0; 3]);
@@ -62,7 +62,7 @@ fn embedding_and_its_head_good() {
             let tokens = Tensor::from_slice(weights.device(), &[1i32, 0, 1], [3]).unwrap();
             let x = table.forward(&tokens, DType::F32).unwrap();
             assert_eq!(x.to_vec::<f32>().unwrap(), [4.0, 5.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-            let logits = table.as_linear().forward(&x).unwrap();
+            let logits = table.as_linear().forward(&x, &Routes::default()).unwrap();
             assert_eq!(logits.to_vec::<f32>().unwrap(), [32.0, 77.0, 14.0, 32.0, 32.0, 77.0]);
             assert_eq!(weights.loaded(), Loaded { parameters: 6, bytes: 12 });
         });

@@ -50,6 +50,7 @@
 //! # Ok::<(), ingle_nn::Error>(())
 //! ```
 
+mod adapter;
 mod config;
 mod create;
 mod decoder;
@@ -66,6 +67,7 @@ mod qwen3;
 mod rope;
 mod save;
 
+pub use adapter::attach;
 pub use create::{CreateOptions, create};
 pub use export::{Export, ExportedTensor};
 pub use gguf::{GgufType, Plan as GgufPlan};

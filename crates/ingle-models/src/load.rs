@@ -35,8 +35,8 @@ const NAMES: [&str; ARCHITECTURES.len()] = {
 
 /// Where a language model may stand in its checkpoint: alone, or beside a vision tower in the order that
 /// `save_pretrained` or the modules give.
-const MODEL_PREFIXES: [&str; 4] = ["language_model.model", "model.language_model", "model", ""];
-const HEAD_PREFIXES: [&str; 3] = ["language_model.lm_head", "lm_head", "model.lm_head"];
+pub(crate) const MODEL_PREFIXES: [&str; 4] = ["language_model.model", "model.language_model", "model", ""];
+pub(crate) const HEAD_PREFIXES: [&str; 3] = ["language_model.lm_head", "lm_head", "model.lm_head"];
 
 /// Where a language model stands that is alone.
 pub(crate) const PLAIN: Prefixes = Prefixes { model: "model", lm_head: "lm_head" };

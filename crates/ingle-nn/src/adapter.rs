@@ -7,6 +7,12 @@ use ingle_tensor::{DType, DeviceHandle};
 
 use crate::{AdapterId, Error, Lora, LoraConfig, Parameters, Result, Visitor};
 
+mod files;
+mod mlx;
+mod peft;
+
+pub use files::AdapterFormat;
+
 /// Low-rank changes of some of a model's layers.
 ///
 /// ```
@@ -84,6 +90,13 @@ impl Adapter {
     /// Each layer's part with its name, sorted by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Lora)> {
         self.layers.iter().map(|(name, lora)| (name.as_str(), lora))
+    }
+
+    /// The same, its layers called otherwise; those of which `rename` gives no name are left out.
+    #[must_use]
+    pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let renamed = |(name, lora): (String, Lora)| Some((rename(&name)?, lora));
+        Adapter { layers: self.layers.into_iter().filter_map(renamed).collect() }
     }
 
     /// How many weights it has.

@@ -80,6 +80,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Reads the header of one safetensors file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_file(files: &ModelFiles, name: &str) -> Result<Self> {
+        let mut checkpoint = Checkpoint::empty(str::to_owned);
+        checkpoint.add(files.locate(name), read(files, name, "it holds the weights")?)?;
+        Ok(checkpoint)
+    }
+
     /// The tensors of a GGUF model, all its parts. A model that asks for a tensor by a name `n` gets what the file
     /// calls `names(n)`.
     ///

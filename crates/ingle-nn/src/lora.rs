@@ -148,6 +148,17 @@ impl Lora {
         [&self.a, &self.b]
     }
 
+    /// The same, of which training leaves out this share of the features: at least 0, below 1.
+    #[must_use]
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        Lora { dropout, ..self }
+    }
+
+    /// The share of the features that training leaves out.
+    pub fn dropout(&self) -> f64 {
+        self.dropout
+    }
+
     /// The same in `dtype`.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Adapters on whole models: several in one batch, and over quantised bases.
+//! Adapters on whole models: those of PEFT and mlx-lm (`scripts/fixtures/make_adapters.py`), several in one batch, and
+//! over quantised bases.
 
-use ingle_models::{Model, load, weights};
-use ingle_nn::{Adapter, AdapterId, LoraConfig, ModelFiles, Target, Visitor};
+use std::path::{Path, PathBuf};
+
+use ingle_models::{LoadOptions, Model, attach, load, weights};
+use ingle_nn::{Adapter, AdapterFormat, AdapterId, LoraConfig, ModelFiles, Target, Visitor};
 use ingle_tensor::{DType, Tensor};
 
-use crate::common::{Fixture, Part, Rows, Session, cpu, folders, logits_alone, name_of};
+use crate::common::{Expected, Fixture, Part, Rows, Session, cpu, folders, logits_alone, name_of};
 
 const ADAPTERS: [AdapterId; 2] = [AdapterId(4), AdapterId(9)];
 
@@ -58,6 +61,97 @@ fn sequences_of_several_adapters_in_one_batch_good() {
             assert!(apart > 0.05, "{}: adapters {a} and {b} give the same: {apart}", name_of(&folder));
         }
     }
+}
+
+/// Largest difference of a logit, over the largest magnitude of the reference's, over a dense base.
+const TOLERANCE: f32 = 1e-4;
+
+/// Over a quantised one: a device may round what it is multiplied with to 8 bits.
+const ROUNDED: f32 = 0.05;
+
+fn fixtures() -> Vec<PathBuf> {
+    let folders = folders("adapters");
+    assert!(folders.len() >= 5, "{folders:?}");
+    folders
+}
+
+/// The model that a fixture's adapter belongs to, in f32.
+fn base_of(folder: &Path) -> Box<dyn Model> {
+    let base = std::fs::read_to_string(folder.join("base.txt")).unwrap();
+    let files = ModelFiles::directory(folder.join("../..").join(base.trim())).unwrap();
+    load(&files, &cpu(2), &LoadOptions { dtype: Some(DType::F32) }, &mut |_| {}).unwrap()
+}
+
+/// By how much of the largest logit a model with this adapter is off from the fixture's library.
+fn off(folder: &Path, adapter: &Path) -> f32 {
+    let (mut model, expected) = (base_of(folder), Expected::read(folder));
+    let adapter = Adapter::open(adapter, &model.device().clone()).unwrap();
+    attach(&mut *model, adapter, ADAPTERS[0]).unwrap();
+    let mut session = Session::new(&*model, [1, expected.tokens().len()], DType::F32);
+    session.adapters = vec![Some(ADAPTERS[0])];
+    let logits = session.step(&[Part { sequence: 0, tokens: &expected.tokens() }]);
+    logits.difference(&expected.rows("logits_f32")) / logits.largest()
+}
+
+fn tolerance(folder: &Path) -> f32 {
+    let quantised = base_of(folder).summary().quantisation.is_some();
+    if quantised { ROUNDED } else { TOLERANCE }
+}
+
+#[test]
+fn adapters_of_peft_and_mlx_lm_good() {
+    for folder in fixtures() {
+        let off = off(&folder, &folder);
+        println!("{:<24}{off:.1e}", name_of(&folder));
+        assert!(off < tolerance(&folder), "{}: {off:e}", name_of(&folder));
+    }
+}
+
+#[test]
+fn each_is_written_as_either_and_read_again_good() {
+    let out = tempfile::tempdir().unwrap();
+    let device = cpu(1);
+    for folder in fixtures() {
+        let adapter = Adapter::open(&folder, &device).unwrap();
+        for (format, name) in [(AdapterFormat::Peft, "peft"), (AdapterFormat::Mlx, "mlx")] {
+            let target = out.path().join(format!("{}-{name}", name_of(&folder)));
+            let written = adapter.save(&target, format, "base");
+            if format == AdapterFormat::Mlx && name_of(&folder) == "peft-gemma3-rslora" {
+                let error = written.unwrap_err().to_string();
+                assert!(error.contains("as mlx-lm has one for all layers, found rank 4"), "{error}");
+                assert!(!target.exists());
+                continue;
+            }
+            written.unwrap();
+            let again = Adapter::open(&target, &device).unwrap();
+            assert_eq!(again.layers().count(), adapter.layers().count());
+            for ((name, lora), (again_name, again)) in adapter.layers().zip(again.layers()) {
+                assert_eq!(name, again_name);
+                assert!((lora.scale() - again.scale()).abs() < 1e-12 && lora.dropout() == again.dropout());
+                for (a, b) in lora.matrices().into_iter().zip(again.matrices()) {
+                    assert_eq!((a.spec(), a.to_vec::<f32>().unwrap()), (b.spec(), b.to_vec::<f32>().unwrap()));
+                }
+            }
+            assert!(off(&folder, &target) < tolerance(&folder));
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_another_model_bad() {
+    let of = |name: &str| fixtures().into_iter().find(|folder| name_of(folder) == name).unwrap();
+    let refused =
+        |adapter: Adapter, base: &str| attach(&mut *base_of(&of(base)), adapter, ADAPTERS[0]).unwrap_err().to_string();
+    let adapter = || Adapter::open(of("peft-qwen3"), &cpu(1)).unwrap();
+    let expected = "lora: adapter: expected an adapter of this model, whose `model.layers.0.self_attn.v_proj` has 48 inputs \
+                    and 24 outputs, found one for 48 inputs and 16 outputs";
+    assert_eq!(
+        refused(adapter().rename(|name| name.contains("v_proj").then(|| name.into())), "peft-llama-head"),
+        expected
+    );
+    let error = refused(adapter().rename(|name| Some(name.replace("layers.1", "layers.7"))), "peft-qwen3");
+    let ending = "lm_head, found one for `model.layers.7.self_attn.q_proj`";
+    assert!(error.contains("model.layers.*.self_attn.q_proj (2 layers)") && error.ends_with(ending), "{error}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The words of the command line that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser};
-use ingle::{DType, EndTokens, GenerateOptions, LoadOptions, MlxLmOptions, Sampling, TextModel};
+use ingle::{AdapterSource, DType, EndTokens, GenerateOptions, LoadOptions, MlxLmOptions, Sampling, TextModel};
 
 use crate::Failure;
 use crate::commands::Command;
@@ -41,6 +41,11 @@ pub struct ModelArgs {
     /// A model directory, a .gguf file, the name of a pulled model (owner/name), or `demo`
     #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
     pub model: String,
+
+    /// Load a LoRA adapter, a directory of PEFT's, mlx-lm's or Ingle's, under its own name or another; may be repeated.
+    /// Requests go through the first, unless they say otherwise
+    #[arg(long = "adapter", value_name = "[NAME=]DIR", value_parser = adapter)]
+    pub adapters: Vec<AdapterSource>,
 
     /// Backend to run on (see `ingle devices`); the best available if not given
     #[arg(long, value_name = "NAME")]
@@ -77,7 +82,7 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model, with a progress bar if that takes over a second.
+    /// Loads the model, by way of the first adapter if there is one, with a progress bar if that takes over a second.
     pub fn load(&self) -> Result<Box<dyn TextModel>, Failure> {
         let progress = Progress::bytes("loading");
         let options = LoadOptions {
@@ -87,6 +92,7 @@ impl ModelArgs {
             device: self.device.clone(),
             memory_limit: self.memory_limit,
             threads: self.threads,
+            adapters: self.adapters.clone(),
             mlx_lm: MlxLmOptions {
                 python: self.python.clone(),
                 deadline: self.python_deadline.map(|seconds| Duration::from_secs(seconds as u64)),
@@ -96,7 +102,11 @@ impl ModelArgs {
             progress.set(p.loaded_bytes as u64, p.total_bytes as u64);
         });
         progress.done();
-        Ok(model?)
+        let model = model?;
+        match self.adapters.first() {
+            Some(first) => Ok(model.adapted(Some(&first.name))?),
+            None => Ok(model),
+        }
     }
 }
 
@@ -190,6 +200,19 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(0u8) >> 16
 }
 
+/// `NAME=DIR`, or a directory that has the adapter's name.
+fn adapter(text: &str) -> Result<AdapterSource, String> {
+    let own_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (name, path) = match text.split_once('=') {
+        // A directory may have the sign in its name.
+        Some((name, path)) if !Path::new(text).is_dir() => (Some(name.to_owned()), PathBuf::from(path)),
+        _ => (own_name(Path::new(text)), PathBuf::from(text)),
+    };
+    let name = name.filter(|name| !name.is_empty() && !path.as_os_str().is_empty());
+    let name = name.ok_or_else(|| "expected NAME=DIR, for example formal=adapters/formal".to_owned())?;
+    Ok(AdapterSource { name, path })
+}
+
 fn dtype(text: &str) -> Result<DType, String> {
     DType::FLOATS.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| "expected f32, bf16 or f16".into())
 }
@@ -263,6 +286,14 @@ mod tests {
         assert_eq!(size("6GiB"), Ok(6 << 30));
         assert_eq!(size("1.5 MB"), Ok(1_500_000));
         assert_eq!(size("77"), Ok(77));
+    }
+
+    #[test]
+    fn adapters_by_name_good() {
+        let read = |text| adapter(text).map(|AdapterSource { name, path }| (name, path));
+        assert_eq!(read("formal=a/b"), Ok(("formal".into(), "a/b".into())));
+        assert_eq!(read("a/formal"), Ok(("formal".into(), "a/formal".into())));
+        assert!(read("=a").is_err() && read("formal=").is_err() && read("").is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The `ingle` command: thin commands over the public face of the `ingle` library.
 
+mod adapters;
 mod args;
 mod commands;
 mod input;

@@ -75,7 +75,7 @@ fn answering(vocab_size: usize, sampling: Sampling) -> Engine {
         Engine::new(Box::new(Constant::new(vocab_size)), None, EngineOptions::default()).expect("an engine");
     let options = Generate { max_tokens: Some(usize::MAX), sampling, ..Generate::default() };
     let prompt = (0..16).collect();
-    engine.submit(Request { prompt, task: Task::Generate(options), deadline: None }).expect("a request");
+    engine.submit(Request { prompt, task: Task::Generate(options), adapter: None, deadline: None }).expect("a request");
     engine
 }
 

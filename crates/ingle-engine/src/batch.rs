@@ -11,11 +11,14 @@ use crate::sequence::Sequence;
 pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, block_size: usize) -> Result<Batch> {
     let chunks: Vec<&Sequence> = running.iter().filter(|sequence| sequence.chunk > 0).collect();
     let (mut tokens, mut positions, mut rows, mut outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut routes, mut output_routes) = (Vec::new(), Vec::new());
     for (row, sequence) in chunks.iter().enumerate() {
         let (start, end) = (sequence.computed, sequence.computed + sequence.chunk);
         tokens.extend(sequence.tokens[start..end].iter().map(|&id| id as i32));
         positions.extend((start..end).map(|position| position as i32));
         rows.extend(std::iter::repeat_n(row as i32, sequence.chunk));
+        routes.extend(std::iter::repeat_n(sequence.adapter, sequence.chunk));
+        output_routes.extend(std::iter::repeat_n(sequence.adapter, sequence.rows()));
         outputs.extend((tokens.len() - sequence.rows()..tokens.len()).map(|token| token as i32));
     }
 
@@ -44,8 +47,8 @@ pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, 
         sequences: vector(device, &rows)?,
         tables,
         outputs: vector(device, &outputs)?,
-        routes: Routes::default(),
-        output_routes: Routes::default(),
+        routes: Routes::new(device, &routes)?,
+        output_routes: Routes::new(device, &output_routes)?,
         activations: Activations::Kept,
     })
 }

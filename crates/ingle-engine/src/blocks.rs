@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use ingle_nn::{CacheGroup, KvCache};
+use ingle_nn::{AdapterId, CacheGroup, KvCache};
 
 use crate::prefix::{NodeId, PrefixTree};
 
@@ -180,18 +180,19 @@ impl BlockManager {
         self.refusal.take()
     }
 
-    /// A lease on the blocks that already hold a prefix of `tokens`, of at most `limit` tokens; and how many
-    /// tokens that is.
-    pub fn admit(&mut self, tokens: &[u32], limit: usize) -> (Lease, usize) {
+    /// A lease on the blocks that already hold a prefix of `tokens` by way of `adapter`, of at most `limit` tokens; and
+    /// how many tokens that is.
+    pub fn admit(&mut self, adapter: Option<AdapterId>, tokens: &[u32], limit: usize) -> (Lease, usize) {
         let mut path = Vec::new();
-        let mut tip = NodeId::ROOT;
+        let root = self.tree.root(adapter);
+        let mut tip = root;
         for block in tokens[..limit.min(tokens.len())].chunks_exact(self.block_size) {
             let Some(node) = self.tree.child(tip, block) else { break };
             path.push(node);
             tip = node;
         }
         let reused = self.longest_held(&path);
-        let tip = reused.checked_sub(1).map_or(NodeId::ROOT, |last| path[last]);
+        let tip = reused.checked_sub(1).map_or(root, |last| path[last]);
         self.tree.pin(tip);
 
         let position = reused * self.block_size;

@@ -56,7 +56,7 @@ struct World {
 
 impl World {
     fn admit(&mut self, tokens: Vec<u32>) {
-        let (lease, computed) = self.manager.admit(&tokens, tokens.len() - 1);
+        let (lease, computed) = self.manager.admit(None, &tokens, tokens.len() - 1);
         assert!(computed < tokens.len() && computed % BLOCK == 0);
         self.running.push(Running { tokens, computed, lease });
     }
@@ -188,7 +188,7 @@ fn the_prefix_unused_for_longest_is_forgotten_first_good() {
     let mut storage = Storage::new(9);
     let mut fill = |manager: &mut BlockManager, token: u32| {
         let tokens = vec![token; 13];
-        let (mut lease, cached) = manager.admit(&tokens, 12);
+        let (mut lease, cached) = manager.admit(None, &tokens, 12);
         assert_eq!(manager.reserve(&mut lease, cached, 13, &mut storage), 16);
         manager.register(&mut lease, &tokens, 13);
         manager.release(lease);
@@ -206,7 +206,7 @@ fn the_prefix_unused_for_longest_is_forgotten_first_good() {
 fn a_window_takes_no_more_blocks_however_long_the_sequence_good() {
     let mut manager = manager(&[Some(6)], usize::MAX, 0);
     let mut storage = Storage::new(usize::MAX);
-    let (mut lease, _) = manager.admit(&[0], 0);
+    let (mut lease, _) = manager.admit(None, &[0], 0);
     for position in 0..1000 {
         assert!(manager.reserve(&mut lease, position, position + 1, &mut storage) > position);
         manager.register(&mut lease, &vec![7; position + 1], position + 1);
@@ -219,7 +219,7 @@ fn a_window_takes_no_more_blocks_however_long_the_sequence_good() {
 fn a_pool_grows_at_once_to_what_a_sequence_needs_good() {
     let mut manager = manager(&[None], usize::MAX, 0);
     let mut storage = Storage::new(usize::MAX);
-    let (mut lease, _) = manager.admit(&[0], 0);
+    let (mut lease, _) = manager.admit(None, &[0], 0);
     let positions = (FIRST_BLOCKS + 3) * BLOCK;
     assert_eq!(manager.reserve(&mut lease, 0, positions, &mut storage), positions);
     assert_eq!(storage.growths, [FIRST_BLOCKS + 3]);
@@ -230,10 +230,10 @@ fn groups_leave_each_other_what_one_sequence_needs_ugly() {
     // 64 positions are 17 blocks at most; a window of 6 touches 3.
     let mut manager = manager(&[None, Some(6)], 20, 0);
     let mut storage = Storage::new(usize::MAX);
-    let (mut greedy, _) = manager.admit(&[0], 0);
+    let (mut greedy, _) = manager.admit(None, &[0], 0);
     assert_eq!(manager.reserve(&mut greedy, 0, 1000, &mut storage), 12);
     manager.release(greedy);
-    let (mut alone, _) = manager.admit(&[0], 0);
+    let (mut alone, _) = manager.admit(None, &[0], 0);
     for position in 0..64 {
         assert!(manager.reserve(&mut alone, position, position + 1, &mut storage) > position);
     }
@@ -243,7 +243,7 @@ fn groups_leave_each_other_what_one_sequence_needs_ugly() {
 #[test]
 fn a_refused_growth_is_kept_for_the_error_bad() {
     let mut manager = manager(&[None], usize::MAX, 0);
-    let (mut lease, _) = manager.admit(&[0], 0);
+    let (mut lease, _) = manager.admit(None, &[0], 0);
     assert_eq!(manager.reserve(&mut lease, 0, 10, &mut Storage::new(0)), 0);
     assert!(matches!(manager.take_refusal(), Some(ingle_nn::Error::CacheLost { .. })));
     assert!(manager.take_refusal().is_none());

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use ingle_models::Model;
-use ingle_nn::KvCache;
+use ingle_nn::{AdapterId, KvCache, Visitor};
 
 use crate::answer::Answer;
 use crate::batch::batch;
@@ -35,11 +35,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine for `model`. Without a tokeniser, tokens have no text and requests no stop strings.
+    /// An engine for `model`, and whatever adapters that has. Without a tokeniser, tokens have no text and requests no
+    /// stop strings.
     ///
     /// # Errors
     /// Options out of range, and those of making an empty cache.
-    pub fn new(model: Box<dyn Model>, tokenizer: Option<Tokenizer>, options: EngineOptions) -> Result<Self> {
+    pub fn new(mut model: Box<dyn Model>, tokenizer: Option<Tokenizer>, options: EngineOptions) -> Result<Self> {
         let setup = options.setup(model.as_ref())?;
         let cache = KvCache::new(model.device(), &setup.layers, setup.block_size, setup.kv_dtype)?;
         let blocks = BlockManager::new(cache.groups(), setup.block_size, setup.pools);
@@ -47,6 +48,7 @@ impl Engine {
             vocab_size: model.summary().vocab_size,
             context_length: setup.context_length,
             has_text: tokenizer.is_some(),
+            adapters: adapters(&mut *model),
         };
         Ok(Engine {
             cache,
@@ -94,7 +96,7 @@ impl Engine {
     /// [`Engine::submit`] for a caller that numbers all requests of this engine itself.
     pub(crate) fn submit_as(&mut self, id: RequestId, request: Request) -> Result<()> {
         self.limits.check(&request)?;
-        let Request { prompt, task, deadline } = request;
+        let Request { prompt, task, adapter, deadline } = request;
         let mut wants_nothing = false;
         let work = match task {
             Task::Generate(options) => {
@@ -110,6 +112,7 @@ impl Engine {
             prompt_tokens: prompt.len(),
             tokens: prompt,
             work,
+            adapter,
             deadline,
             submitted: Instant::now(),
             computed: 0,
@@ -251,6 +254,15 @@ impl Engine {
             }
         }
     }
+}
+
+/// One past the largest number of the adapters that a model has.
+fn adapters(model: &mut dyn Model) -> u32 {
+    let mut adapters = 0;
+    model.visit(&mut Visitor::linears(&mut |_, linear| {
+        adapters = linear.adapters().map(|AdapterId(id)| id.saturating_add(1)).fold(adapters, u32::max);
+    }));
+    adapters
 }
 
 impl fmt::Debug for Engine {

@@ -51,7 +51,7 @@
 //! # let model = Counting::new()?;
 //! let mut engine = Engine::new(Box::new(model), None, EngineOptions::default())?;
 //! let options = Generate { max_tokens: Some(3), ..Default::default() };
-//! let id = engine.submit(Request { prompt: vec![1, 2], task: Task::Generate(options), deadline: None })?;
+//! let id = engine.submit(Request { prompt: vec![1, 2], task: Task::Generate(options), adapter: None, deadline: None })?;
 //!
 //! let (mut events, mut answer) = (Vec::new(), Vec::new());
 //! while !engine.is_idle() {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! What a request must keep to.
 
+use ingle_nn::AdapterId;
+
 use crate::{Error, Generate, Request, Result, Task};
 
 /// What a request must keep to.
@@ -12,6 +14,8 @@ pub struct Limits {
     pub context_length: usize,
     /// Whether tokens have text, so that stop strings can be found in it.
     pub has_text: bool,
+    /// Numbers of adapters are below this.
+    pub adapters: u32,
 }
 
 impl Limits {
@@ -19,7 +23,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`Error::Request`] for an empty prompt, one longer than the context, a token id outside the vocabulary,
-    /// a position outside the prompt, an empty stop string, a stop string without a tokeniser;
+    /// a position outside the prompt, an adapter that the model has not, an empty stop string, a stop string without a tokeniser;
     /// [`Error::Sampling`] for a sampling option out of range.
     pub fn check(&self, request: &Request) -> Result<()> {
         let (prompt, vocab_size) = (&request.prompt, self.vocab_size);
@@ -36,6 +40,9 @@ impl Limits {
         }
         if let Some((index, id)) = prompt.iter().enumerate().find(|&(_, &id)| id as usize >= vocab_size) {
             return refuse(format!("prompt token {index} is {id}, the vocabulary has {vocab_size} tokens"));
+        }
+        if let Some(AdapterId(id)) = request.adapter.filter(|AdapterId(id)| *id >= self.adapters) {
+            return refuse(format!("adapter {id}: expected one of the {} that the model has", self.adapters));
         }
         match &request.task {
             Task::Generate(options) => self.check_generate(options),

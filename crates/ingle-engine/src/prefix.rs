@@ -8,12 +8,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ingle_nn::AdapterId;
+
 /// A node of a [`PrefixTree`]. Valid while the node has a block, a child or a pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NodeId(u32);
 
 impl NodeId {
-    /// The empty prefix.
+    /// The empty prefix of what goes through no adapter.
     pub const ROOT: NodeId = NodeId(0);
 
     fn index(self) -> usize {
@@ -25,6 +27,8 @@ impl NodeId {
 #[derive(Debug)]
 pub(crate) struct PrefixTree {
     nodes: Vec<Node>,
+    /// Where the prefixes of each adapter hang: its keys and values are others.
+    roots: HashMap<AdapterId, NodeId>,
     vacant: Vec<NodeId>,
     groups: usize,
 }
@@ -43,9 +47,22 @@ struct Node {
 impl PrefixTree {
     /// A tree that knows the empty prefix, for so many cache groups.
     pub fn new(groups: usize) -> Self {
-        let mut tree = PrefixTree { nodes: Vec::new(), vacant: Vec::new(), groups };
+        let mut tree = PrefixTree { nodes: Vec::new(), roots: HashMap::new(), vacant: Vec::new(), groups };
         tree.insert(NodeId::ROOT, Arc::from([]));
         tree
+    }
+
+    /// The node of the empty prefix of what goes through an adapter, or through none.
+    pub fn root(&mut self, adapter: Option<AdapterId>) -> NodeId {
+        let Some(adapter) = adapter else { return NodeId::ROOT };
+        if let Some(&root) = self.roots.get(&adapter) {
+            return root;
+        }
+        let root = self.insert(NodeId::ROOT, Arc::from([]));
+        // For good.
+        self.pin(root);
+        self.roots.insert(adapter, root);
+        root
     }
 
     /// The node of the block `tokens` after `parent`, if it is known.
@@ -92,10 +109,10 @@ impl PrefixTree {
         self.prune(node);
     }
 
-    /// Number of known prefixes, the empty one aside.
+    /// Number of known prefixes, the empty ones aside.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.nodes.len() - self.vacant.len() - 1
+        self.nodes.len() - self.vacant.len() - 1 - self.roots.len()
     }
 
     fn insert(&mut self, parent: NodeId, tokens: Arc<[u32]>) -> NodeId {
@@ -143,6 +160,21 @@ mod tests {
         assert_eq!(tree.child(b, &[1, 2]), None);
         tree.set_block(b, 1, 7);
         assert_eq!([tree.block(b, 0), tree.block(b, 1)], [None, Some(7)]);
+    }
+
+    #[test]
+    fn an_adapter_has_prefixes_of_its_own_ugly() {
+        let mut tree = PrefixTree::new(1);
+        let (base, first) = (tree.root(None), tree.root(Some(AdapterId(0))));
+        let second = tree.root(Some(AdapterId(1)));
+        assert!(base != first && first != second && tree.root(Some(AdapterId(0))) == first);
+        let known = tree.child_or_insert(first, &[1, 2]);
+        tree.set_block(known, 0, 3);
+        let found = [base, first, second].map(|root| tree.child(root, &[1, 2]));
+        assert_eq!(found, [None, Some(known), None]);
+        tree.clear_block(known, 0);
+        assert_eq!((tree.len(), tree.child(first, &[1, 2])), (0, None));
+        assert_eq!(tree.root(Some(AdapterId(0))), first);
     }
 
     #[test]

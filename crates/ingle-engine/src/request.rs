@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use ingle_nn::AdapterId;
+
 use crate::Error;
 use crate::sampler::Sampling;
 
@@ -17,6 +19,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// What is wanted of them.
     pub task: Task,
+    /// The model's adapter that it goes through; the model as it is if `None`.
+    pub adapter: Option<AdapterId>,
     /// When the answer is of no more use: the request then ends with [`FinishReason::Deadline`].
     pub deadline: Option<Instant>,
 }

@@ -146,7 +146,7 @@ impl Scheduler {
     fn admit(&mut self, budget: &mut Budget, storage: &mut impl Grow) {
         while self.running.len() < self.limits.sequences && budget.tokens > 0 {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
-            let (mut lease, cached) = self.blocks.admit(&sequence.tokens, sequence.next_row());
+            let (mut lease, cached) = self.blocks.admit(sequence.adapter, &sequence.tokens, sequence.next_row());
             sequence.computed = cached;
             let affordable = budget.affords(&sequence);
             let alone = self.running.is_empty();

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use ingle_nn::AdapterId;
+
 use crate::answer::Answer;
 use crate::blocks::Lease;
 use crate::sampler::LogSoftmax;
@@ -16,6 +18,7 @@ pub(crate) struct Sequence {
     pub tokens: Vec<u32>,
     pub prompt_tokens: usize,
     pub work: Work,
+    pub adapter: Option<AdapterId>,
     pub deadline: Option<Instant>,
     pub submitted: Instant,
     /// Tokens whose keys and values are in the cache.

@@ -72,6 +72,11 @@ impl Linear {
         Some(self.adapters.remove(index).1)
     }
 
+    /// The adapters that it has parts of.
+    pub fn adapters(&self) -> impl Iterator<Item = AdapterId> {
+        self.adapters.iter().map(|(id, _)| *id)
+    }
+
     /// An adapter's part, if it has one.
     pub fn adapter(&self, adapter: AdapterId) -> Option<&Lora> {
         self.adapters.iter().find(|(id, _)| *id == adapter).map(|(_, lora)| lora)

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! A model on Ingle's own engine, whatever the device.
 
+use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_core::Stream;
 use ingle_engine::text::{ChatTemplate, GenerationPrompt, Message, Special, Tokenizer};
 use ingle_engine::{Engine, EngineOptions, Event, EventStream, Generate, Request, Sampling, Task, Worker};
-use ingle_models::Summary;
-use ingle_nn::ModelFiles;
+use ingle_models::{Model, Summary};
+use ingle_nn::{Adapter, AdapterId, ModelFiles};
 use ingle_tensor::{DType, DeviceHandle, Memory};
 
 use crate::classify::{self, Labelled};
 use crate::stream::{Finish, TokenSource, Update, stopped};
 use crate::window::Window;
 use crate::{
-    Classifications, ClassifyOptions, Completion, Completions, EndTokens, GenerateOptions, LoadOptions, LoadProgress,
-    Metrics, ModelInfo, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
+    AdapterSource, Classifications, ClassifyOptions, Completion, Completions, EndTokens, Error, GenerateOptions,
+    LoadOptions, LoadProgress, Metrics, ModelInfo, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
 };
 
 /// Answers started ahead of the one waited for: enough that the engine's batch is always full.
@@ -26,8 +28,15 @@ const AHEAD: usize = 1024;
 /// Bytes of logits that may wait to be read.
 const LOGITS_AHEAD: usize = 256 << 20;
 
-/// A model whose tokens Ingle's own engine computes, on any [`ingle_tensor::Device`].
+/// A model whose tokens Ingle's own engine computes, on any [`ingle_tensor::Device`]: a handle to it, and the adapter
+/// that requests to this handle go through.
 pub struct EngineModel {
+    loaded: Arc<Loaded>,
+    adapter: Option<AdapterId>,
+}
+
+/// What all handles share.
+pub struct Loaded {
     worker: Worker,
     device: DeviceHandle,
     tokenizer: Tokenizer,
@@ -38,6 +47,16 @@ pub struct EngineModel {
     kv_token_bytes: usize,
     name: String,
     backend: &'static str,
+    /// The names of the adapters, in the order of their numbers.
+    adapters: Vec<String>,
+}
+
+impl Deref for EngineModel {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.loaded
+    }
 }
 
 impl EngineModel {
@@ -51,7 +70,8 @@ impl EngineModel {
     ) -> Result<Self> {
         device.set_memory_limit(options.memory_limit);
         let load = ingle_models::LoadOptions { dtype: options.dtype };
-        let model = ingle_models::load(files, &device, &load, progress)?;
+        let mut model = ingle_models::load(files, &device, &load, progress)?;
+        let adapters = attach(&mut *model, options)?;
         let summary = model.summary().clone();
         let tokenizer = Tokenizer::from_files(files)?;
         let template = ChatTemplate::from_files(files, &tokenizer)?;
@@ -62,7 +82,7 @@ impl EngineModel {
         };
         let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;
         let (kv_dtype, kv_token_bytes) = (engine.cache().dtype(), engine.cache().token_bytes());
-        Ok(EngineModel {
+        let loaded = Loaded {
             worker: Worker::new(engine)?,
             device,
             tokenizer,
@@ -73,7 +93,9 @@ impl EngineModel {
             kv_token_bytes,
             name: files.name(),
             backend,
-        })
+            adapters,
+        };
+        Ok(EngineModel { loaded: Arc::new(loaded), adapter: None })
     }
 
     fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>> {
@@ -92,7 +114,7 @@ impl EngineModel {
     }
 
     fn submit(&self, prompt: Vec<u32>, task: Task) -> Result<EventStream> {
-        Ok(self.worker.submit(Request { prompt, task, deadline: None })?)
+        Ok(self.worker.submit(Request { prompt, task, adapter: self.adapter, deadline: None })?)
     }
 
     fn start(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
@@ -109,7 +131,8 @@ impl EngineModel {
             top_logprobs: options.top_logprobs,
         });
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let events = self.worker.submit(Request { prompt: self.tokens(prompt)?, task, deadline })?;
+        let request = Request { prompt: self.tokens(prompt)?, task, adapter: self.adapter, deadline };
+        let events = self.worker.submit(request)?;
         let cancel = options.cancel.as_ref().map(|token| {
             let canceller = events.canceller();
             token.on_cancel(move || canceller.cancel())
@@ -161,6 +184,26 @@ impl EngineModel {
     }
 }
 
+/// Loads adapters, numbered in their order. Gives their names.
+fn attach(model: &mut dyn Model, options: &LoadOptions) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for (id, AdapterSource { name, path }) in (0..).zip(&options.adapters) {
+        if names.contains(name) {
+            let expected = "adapters whose names differ".into();
+            return Err(Error::Option { option: "adapters", expected, found: format!("`{name}` twice") });
+        }
+        let adapter = Adapter::open(path, &model.device().clone())?;
+        let adapter = match options.dtype {
+            Some(dtype) => adapter.cast(dtype)?,
+            None => adapter,
+        };
+        let unfit = |error: ingle_nn::Error| Error::Adapter { path: path.clone(), message: error.to_string() };
+        ingle_models::attach(model, adapter, AdapterId(id)).map_err(unfit)?;
+        names.push(name.clone());
+    }
+    Ok(names)
+}
+
 /// A text whose classification is under way.
 enum Pending {
     Top { row: EventStream, count: usize },
@@ -205,8 +248,25 @@ impl TextModel for EngineModel {
             context_length: self.worker.limits().context_length,
             kv_dtype: self.kv_dtype,
             kv_token_bytes: self.kv_token_bytes,
+            adapters: self.adapters.clone(),
+            adapter: self.adapter.and_then(|AdapterId(id)| self.adapters.get(id as usize)).cloned(),
             chat_template: self.template.origin().into(),
         }
+    }
+
+    fn adapted(&self, adapter: Option<&str>) -> Result<Box<dyn TextModel>> {
+        let number = |name: &str| {
+            let index = self.adapters.iter().position(|known| known == name);
+            index.map(|index| AdapterId(index as u32)).ok_or_else(|| Error::Option {
+                option: "adapter",
+                expected: match self.adapters.as_slice() {
+                    [] => "none, as the model was loaded without adapters".into(),
+                    known => format!("one of {}", known.join(", ")),
+                },
+                found: format!("`{name}`"),
+            })
+        };
+        Ok(Box::new(EngineModel { loaded: self.loaded.clone(), adapter: adapter.map(number).transpose()? }))
     }
 
     fn metrics(&self) -> Metrics {

@@ -51,6 +51,14 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// An adapter that does not belong to the model.
+    #[error("{}: {message}", path.display())]
+    Adapter {
+        /// The adapter's directory.
+        path: PathBuf,
+        /// What does not fit.
+        message: String,
+    },
     /// A directory could not be listed.
     #[error("{}: {message}", path.display())]
     Directory {

@@ -19,6 +19,10 @@ pub struct ModelInfo {
     pub kv_dtype: DType,
     /// Bytes that the keys and values of one token take, over all layers.
     pub kv_token_bytes: usize,
+    /// The adapters it was loaded with, by name.
+    pub adapters: Vec<String>,
+    /// The one of them that requests to this handle go through.
+    pub adapter: Option<String>,
     /// Where the chat template comes from: a file, or `built-in …`.
     pub chat_template: String,
 }

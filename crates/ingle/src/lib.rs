@@ -20,6 +20,9 @@
 //! [`TextModel::classify`] chooses among labels in one pass. All of them are callers of one engine
 //! (`ingle-engine`), so they may run at once on one model, from many threads.
 //!
+//! A model may be loaded with LoRA adapters that PEFT, mlx-lm or Ingle has written ([`LoadOptions::adapters`]);
+//! [`TextModel::adapted`] is the model with one of them. [`fuse`] merges one into its model for good.
+//!
 //! The backend `mlx_lm` runs whatever [mlx-lm](https://github.com/ml-explore/mlx-lm) runs, in a Python process of its
 //! own: see [`MlxLmOptions`].
 //!
@@ -54,7 +57,7 @@ pub use ingle_nn::{LoadProgress, ModelFiles};
 pub use ingle_tensor::{DType, Memory};
 pub use mlx_lm::MlxLmOptions;
 pub use model::TextModel;
-pub use options::{EndTokens, GenerateOptions, LoadOptions, Prompt};
+pub use options::{AdapterSource, EndTokens, GenerateOptions, LoadOptions, Prompt};
 pub use quantize::{QuantizeFormat, Quantized, quantize};
 pub use stream::{Completion, Completions, Finish, TokenSource, TokenStream, Update};
 

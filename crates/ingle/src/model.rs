@@ -6,7 +6,8 @@ use ingle_engine::text::{Message, Special};
 use ingle_tensor::Memory;
 
 use crate::{
-    Classifications, ClassifyOptions, Completions, GenerateOptions, Metrics, ModelInfo, Prompt, Result, TokenStream,
+    Classifications, ClassifyOptions, Completions, Error, GenerateOptions, Metrics, ModelInfo, Prompt, Result,
+    TokenStream,
 };
 
 /// A loaded model. Many threads may use one at once: their requests are computed together. Dropping it frees
@@ -17,6 +18,18 @@ pub trait TextModel: Send + Sync {
 
     /// What it has done so far.
     fn metrics(&self) -> Metrics;
+
+    /// The same model, whose requests go through the adapter of this name ([`LoadOptions::adapters`]), or through none.
+    /// Requests to all such handles are computed together, and each gives what it would alone.
+    ///
+    /// # Errors
+    /// An adapter that the model was not loaded with; a backend that knows no adapters.
+    ///
+    /// [`LoadOptions::adapters`]: crate::LoadOptions::adapters
+    fn adapted(&self, adapter: Option<&str>) -> Result<Box<dyn TextModel>> {
+        let _ = adapter;
+        Err(Error::Unsupported { backend: self.info().backend, what: "choose among adapters" })
+    }
 
     /// Continues a prompt, token by token. Dropping the stream cancels the rest.
     ///

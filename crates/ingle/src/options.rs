@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! How a model is loaded, and how an answer is made.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ingle_engine::Sampling;
@@ -25,8 +26,19 @@ pub struct LoadOptions {
     pub memory_limit: Option<usize>,
     /// Threads to compute with; one for each core if `None`.
     pub threads: Option<usize>,
+    /// Adapters, any of which a request may go through ([`TextModel::adapted`](crate::TextModel::adapted)).
+    pub adapters: Vec<AdapterSource>,
     /// What the backend `mlx_lm` alone needs to know.
     pub mlx_lm: MlxLmOptions,
+}
+
+/// An adapter's files, and the name by which requests choose it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSource {
+    /// Unlike those of the others.
+    pub name: String,
+    /// The directory that PEFT, mlx-lm or Ingle has written.
+    pub path: PathBuf,
 }
 
 /// How an answer is made.

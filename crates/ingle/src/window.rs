@@ -19,9 +19,19 @@ where
     S: FnMut(I::Item) -> J,
     F: FnMut(J) -> T,
 {
-    /// `start` begins a job and returns at once; `finish` waits for its result.
+    /// `start` begins a job and returns at once; `finish` waits for its result. The first jobs begin now, beside those
+    /// of other windows.
     pub fn new(inputs: I, width: usize, start: S, finish: F) -> Self {
-        Window { inputs, start, finish, running: VecDeque::new(), width }
+        let mut window = Window { inputs, start, finish, running: VecDeque::new(), width };
+        window.fill();
+        window
+    }
+
+    fn fill(&mut self) {
+        while self.running.len() < self.width.max(1) {
+            let Some(input) = self.inputs.next() else { break };
+            self.running.push_back((self.start)(input));
+        }
     }
 }
 
@@ -34,10 +44,7 @@ where
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
-        while self.running.len() < self.width.max(1) {
-            let Some(input) = self.inputs.next() else { break };
-            self.running.push_back((self.start)(input));
-        }
+        self.fill();
         self.running.pop_front().map(&mut self.finish)
     }
 }

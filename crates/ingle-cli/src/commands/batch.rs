@@ -8,6 +8,7 @@ use ingle::{Message, Prompt};
 use serde_json::{Value, json};
 
 use super::generate::completion_json;
+use crate::adapters::ByAdapter;
 use crate::args::{ModelArgs, SamplingArgs};
 use crate::input::{Entry, Sink, entries, text_of};
 use crate::output::Progress;
@@ -17,7 +18,8 @@ use crate::{Failure, interrupt, output};
 ///
 /// The file has one prompt a line, or is JSONL whose objects have `prompt` (or
 /// `text`), or `messages` for a conversation, and may have an `id` that is passed
-/// on. Each line of the result holds what `ingle generate --json` prints, in the
+/// on, and an `adapter`: the name of one that was loaded, or null for none. All
+/// are computed together. Each line of the result holds what `ingle generate --json` prints, in the
 /// order of the prompts; a prompt that fails has an `error` instead of a `text`.
 ///
 /// Examples:
@@ -61,7 +63,9 @@ impl Args {
 
         let (started, progress) = (Instant::now(), Progress::count("prompts"));
         let (mut generated, total) = (0, entries.len());
-        for (index, completion) in model.batch_generate(prompts, &options)?.enumerate() {
+        let model = ByAdapter::new(model, &entries)?;
+        let completions = model.run(prompts, |model, prompts| model.batch_generate(prompts, &options))?;
+        for (index, completion) in completions.enumerate() {
             if cancel.is_cancelled() {
                 progress.done();
                 return Err(sink.interrupted(index, total));

@@ -7,6 +7,7 @@ use std::time::Instant;
 use ingle::{ClassifyOptions, LabelScore, Outcome};
 use serde_json::{Map, Value, json};
 
+use crate::adapters::ByAdapter;
 use crate::args::{ModelArgs, positive};
 use crate::input::{Sink, entries, text_of};
 use crate::output::Progress;
@@ -19,7 +20,8 @@ use crate::{Failure, interrupt, output};
 /// space, unless the text ends with white space), exactly also where a label is
 /// several tokens; the probabilities are relative to the labels given. With
 /// --top, the likeliest next tokens. The file has one text a line, or is JSONL
-/// with `text`; results are JSONL, in the order of the texts.
+/// with `text` and, if wanted, the name of an `adapter` that was loaded (null for
+/// none); results are JSONL, in the order of the texts.
 ///
 /// Examples:
 ///   ingle classify reviews.txt --labels good,bad --template "Review: {text}\nThe review is"
@@ -72,7 +74,9 @@ impl Args {
         let cancel = interrupt::token()?;
         let prompts = texts.iter().map(|text| template.replace("{text}", text)).collect();
         let (started, progress, total) = (Instant::now(), Progress::count("sentences"), texts.len());
-        for (index, outcome) in model.classify(prompts, &options)?.enumerate() {
+        let model = ByAdapter::new(model, &entries)?;
+        let outcomes = model.run(prompts, |model, prompts| model.classify(prompts, &options))?;
+        for (index, outcome) in outcomes.enumerate() {
             if cancel.is_cancelled() {
                 progress.done();
                 return Err(sink.interrupted(index, total));

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ingle_engine::{EngineOptions, Event, FinishReason, Generate, Request, Sampling, Task};
+use ingle_nn::AdapterId;
 
 use crate::tiny::*;
 
@@ -278,7 +279,7 @@ fn a_stop_token_is_the_last_and_has_no_text_good() {
     let at = whole.iter().position(|&id| id == stop).expect("it is there");
     let Task::Generate(options) = generate(Vec::new(), 30, 5).task else { unreachable!() };
     let task = Task::Generate(Generate { stop_tokens: vec![POISON, stop], ..options });
-    let outcome = alone(Request { prompt: prompt(1, 20), task, deadline: None });
+    let outcome = alone(Request { prompt: prompt(1, 20), task, adapter: None, deadline: None });
     assert_eq!((&outcome.tokens[..], outcome.reason()), (&whole[..=at], Some(FinishReason::Stop)));
     assert_eq!(outcome.usage().generated_tokens, at + 1);
 }
@@ -296,7 +297,7 @@ fn log_probabilities_come_with_each_token_good() {
     let task = Task::Generate(Generate { top_logprobs: Some(3), ..options });
     let mut engine = engine(EngineOptions::default());
     let tokens = prompt(1, 20);
-    let id = engine.submit(Request { prompt: tokens.clone(), task, deadline: None }).expect("valid");
+    let id = engine.submit(Request { prompt: tokens.clone(), task, adapter: None, deadline: None }).expect("valid");
     let (mut events, mut answer, mut given) = (Vec::new(), tokens.clone(), Vec::new());
     while !engine.is_idle() {
         engine.step(&mut events).expect("a step");
@@ -377,9 +378,24 @@ fn greedy_is_the_default_and_the_likeliest_good() {
     let request = Request {
         prompt: prompt(1, 20),
         task: Task::Generate(Generate { max_tokens: Some(1), sampling: Sampling::default(), ..Default::default() }),
+        adapter: None,
         deadline: None,
     };
     let row: Vec<f32> = alone(logits(prompt(1, 20), 19)).rows[0].iter().map(|&bits| f32::from_bits(bits)).collect();
     let likeliest = (0..VOCAB).fold(0, |best, id| if row[id] > row[best] { id } else { best });
     assert_eq!(alone(request).tokens, [likeliest as u32]);
+}
+
+#[test]
+fn an_adapter_is_another_model_good() {
+    let with = |adapter: Option<u32>| Request { adapter: adapter.map(AdapterId), ..logits(prompt(1, 50), 49) };
+    let rows = [None, Some(0), Some(1)].map(|adapter| alone(with(adapter)).rows);
+    assert!(rows[0] != rows[1] && rows[1] != rows[2] && rows[0] != rows[2]);
+    // What one has cached is of no use to another.
+    let mut engine = engine(EngineOptions::default());
+    for adapter in [None, Some(0), Some(1), Some(0), None] {
+        let outcome = run(&mut engine, vec![with(adapter)]).remove(0);
+        assert_eq!(outcome.rows, rows[adapter.map_or(0, |id| id as usize + 1)]);
+    }
+    assert_eq!(engine.metrics().cached_tokens, 2 * 48);
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Whatever is submitted and cancelled when, and however small the cache and the step: what each request gives is
-//! what it gives alone.
+//! Whatever is submitted and cancelled when, and however small the cache and the step, and whichever adapters: what each
+//! request gives is what it gives alone.
 
 use ingle_engine::{EngineOptions, Event, FinishReason, Request, RequestId};
+use ingle_nn::AdapterId;
 use ingle_tensor::DType;
 use proptest::prelude::*;
 
@@ -14,6 +15,7 @@ struct Plan {
     prefix: (u64, usize),
     tail: (u64, usize),
     kind: usize,
+    adapter: Option<u32>,
     max_tokens: usize,
     /// Steps before it is submitted, after the one before it.
     delay: usize,
@@ -27,11 +29,12 @@ impl Plan {
         tokens.truncate(self.prefix.1);
         tokens.extend(prompt(self.tail.0, self.tail.1));
         let last = tokens.len() - 1;
-        match self.kind {
+        let request = match self.kind {
             0 => logits(tokens, last / 2),
             1 => score(tokens, last / 2 + 1),
             _ => generate(tokens, self.max_tokens, self.tail.0),
-        }
+        };
+        Request { adapter: self.adapter.map(AdapterId), ..request }
     }
 }
 
@@ -40,14 +43,16 @@ fn plan() -> impl Strategy<Value = Plan> {
         (0u64..3, 0usize..90),
         (0u64..100, 2usize..30),
         0usize..5,
+        prop_oneof![Just(None), (0..ADAPTERS).prop_map(Some)],
         1usize..60,
         prop_oneof![Just(0usize), 0usize..20],
         prop_oneof![3 => Just(None), 1 => (0usize..40).prop_map(Some)],
     )
-        .prop_map(|(prefix, tail, kind, max_tokens, delay, patience)| Plan {
+        .prop_map(|(prefix, tail, kind, adapter, max_tokens, delay, patience)| Plan {
             prefix,
             tail,
             kind,
+            adapter,
             max_tokens,
             delay,
             patience,

@@ -11,7 +11,7 @@ fn requests_that_cannot_be_carried_out_bad() {
     let with = |change: fn(&mut Generate)| {
         let Task::Generate(mut options) = generate(Vec::new(), 5, 5).task else { unreachable!() };
         change(&mut options);
-        Request { prompt: prompt(1, 5), task: Task::Generate(options), deadline: None }
+        Request { prompt: prompt(1, 5), task: Task::Generate(options), adapter: None, deadline: None }
     };
     let cases = [
         (generate(vec![], 1, 1), "the prompt is empty"),
@@ -33,6 +33,10 @@ fn requests_that_cannot_be_carried_out_bad() {
         (with(|o| o.sampling.logit_bias = vec![(61, 1.0)]), "logit_bias: expected ids of the vocabulary, found 61"),
         (with(|o| o.sampling.logit_bias = vec![(3, f32::NAN)]), "logit_bias"),
         (with(|o| o.stop_strings = vec!["x".into()]), "stop strings need a tokeniser"),
+        (
+            Request { adapter: Some(ingle_nn::AdapterId(ADAPTERS)), ..generate(prompt(1, 5), 1, 1) },
+            "adapter 2: expected one of the 2 that the model has",
+        ),
     ];
     for (request, expected) in cases {
         let message = engine.submit(request).expect_err(expected).to_string();

@@ -33,7 +33,12 @@ fn engine() -> Engine {
 fn request(seed: u64, stop_strings: &[&str]) -> Request {
     let Task::Generate(options) = generate(Vec::new(), 60, seed).task else { unreachable!() };
     let stop_strings = stop_strings.iter().map(|&stop| stop.to_owned()).collect();
-    Request { prompt: prompt(seed, 20), task: Task::Generate(Generate { stop_strings, ..options }), deadline: None }
+    Request {
+        prompt: prompt(seed, 20),
+        task: Task::Generate(Generate { stop_strings, ..options }),
+        adapter: None,
+        deadline: None,
+    }
 }
 
 #[test]

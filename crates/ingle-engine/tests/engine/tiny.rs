@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_engine::{Engine, EngineOptions, Event, FinishReason, Generate, Request, RequestId, Sampling, Task, Usage};
 use ingle_models::{Model, Summary};
-use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
+use ingle_nn::{AdapterId, Batch, CacheLayer, KvCache, Linear, Lora, Parameters, Visitor};
 use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor};
 
 pub const VOCAB: usize = 61;
 pub const CONTEXT: usize = 256;
 pub const WINDOW: usize = 24;
+/// Adapters that the model has.
+pub const ADAPTERS: u32 = 2;
 /// A token whose embedding is NaN.
 pub const POISON: u32 = 60;
 
@@ -29,7 +31,7 @@ pub struct Tiny {
     summary: Summary,
     device: DeviceHandle,
     embedding: Tensor,
-    head: Tensor,
+    head: Linear,
     ones: Tensor,
     frequencies: Tensor,
     layers: Vec<Layer>,
@@ -47,7 +49,7 @@ pub enum Trouble {
 
 struct Layer {
     window: Option<usize>,
-    qkv: [Tensor; 3],
+    qkv: [Linear; 3],
     out: Tensor,
     gate: Tensor,
     up: Tensor,
@@ -66,20 +68,28 @@ impl Tiny {
         let mut embedding = weight(VOCAB, HIDDEN, 1.0).to_vec::<f32>().expect("numbers");
         embedding[POISON as usize * HIDDEN..].fill(f32::NAN);
         let embedding = Tensor::from_slice(&device, &embedding, [VOCAB, HIDDEN]).expect("a table");
-        let head = weight(VOCAB, HIDDEN, 2.0);
+        let mut head = Linear::from_weight(weight(VOCAB, HIDDEN, 2.0));
         let layer = |&window: &Option<usize>| Layer {
             window,
             qkv: [
-                weight(HEADS * HEAD_DIM, HIDDEN, 0.6),
-                weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6),
-                weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6),
+                Linear::from_weight(weight(HEADS * HEAD_DIM, HIDDEN, 0.6)),
+                Linear::from_weight(weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6)),
+                Linear::from_weight(weight(KV_HEADS * HEAD_DIM, HIDDEN, 0.6)),
             ],
             out: weight(HIDDEN, HEADS * HEAD_DIM, 0.6),
             gate: weight(MLP, HIDDEN, 0.4),
             up: weight(MLP, HIDDEN, 0.4),
             down: weight(HIDDEN, MLP, 0.4),
         };
-        let layers = WINDOWS.iter().map(layer).collect();
+        let mut layers: Vec<Layer> = WINDOWS.iter().map(layer).collect();
+        let adapted = layers.iter_mut().flat_map(|layer| &mut layer.qkv[1..]).chain([&mut head]);
+        for linear in adapted {
+            let [outputs, inputs] = linear.shape();
+            for id in 0..ADAPTERS {
+                let matrices = [weight(2, inputs, 0.5), weight(outputs, 2, 0.5)];
+                linear.attach(AdapterId(id), Lora::new("layer", matrices, 1.0).expect("they fit")).expect("it fits");
+            }
+        }
         let frequencies: Vec<f32> = (0..HEAD_DIM / 2).map(|j| 1000f32.powf(-2.0 * j as f32 / 8.0)).collect();
         Tiny {
             summary: Summary {
@@ -114,6 +124,11 @@ fn uniform(seed: &mut u64) -> f32 {
 impl Parameters for Tiny {
     fn visit(&mut self, visitor: &mut Visitor<'_>) {
         visitor.weight("embedding", &mut self.embedding);
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let mut scope = visitor.scope(&format!("layers.{index}"));
+            layer.qkv.iter_mut().zip(["q", "k", "v"]).for_each(|(linear, name)| scope.linear(name, linear));
+        }
+        visitor.linear("head", &mut self.head);
     }
 }
 
@@ -139,8 +154,10 @@ impl Model for Tiny {
         let mut x = self.embedding.take_rows(&batch.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let h = norm(&x)?;
-            let heads =
-                |weight: &Tensor| h.linear(weight, None)?.reshape([tokens, weight.shape()[0] / HEAD_DIM, HEAD_DIM]);
+            let heads = |linear: &Linear| {
+                let heads = linear.shape()[0] / HEAD_DIM;
+                Ok::<_, ingle_nn::Error>(linear.forward(&h, &batch.routes)?.reshape([tokens, heads, HEAD_DIM])?)
+            };
             let turned = |x: Tensor| x.rope(&batch.positions, &self.frequencies, RopeLayout::Halves);
             let [q, k, v] = &layer.qkv;
             let (q, k, v) = (turned(heads(q)?)?, turned(heads(k)?)?, heads(v)?);
@@ -150,7 +167,7 @@ impl Model for Tiny {
             let gated = h.linear(&layer.gate, None)?.glu(&h.linear(&layer.up, None)?, Activation::Silu)?;
             x = x.add(&gated.linear(&layer.down, None)?)?;
         }
-        Ok(norm(&x.take_rows(&batch.outputs)?)?.linear(&self.head, None)?)
+        self.head.forward(&norm(&x.take_rows(&batch.outputs)?)?, &batch.output_routes)
     }
 
     fn device(&self) -> &DeviceHandle {
@@ -176,16 +193,17 @@ pub fn generate(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> Request {
     Request {
         prompt,
         task: Task::Generate(Generate { max_tokens: Some(max_tokens), sampling, ..Default::default() }),
+        adapter: None,
         deadline: None,
     }
 }
 
 pub fn logits(prompt: Vec<u32>, from: usize) -> Request {
-    Request { prompt, task: Task::Logits { from }, deadline: None }
+    Request { prompt, task: Task::Logits { from }, adapter: None, deadline: None }
 }
 
 pub fn score(prompt: Vec<u32>, from: usize) -> Request {
-    Request { prompt, task: Task::Score { from }, deadline: None }
+    Request { prompt, task: Task::Score { from }, adapter: None, deadline: None }
 }
 
 /// All that one request gave.

@@ -47,6 +47,9 @@ impl MlxLmModel {
         if options.kv_dtype.is_some() {
             return Err(cannot("choose the dtype of keys and values, it is that of the activations; leave it out"));
         }
+        if !options.adapters.is_empty() {
+            return Err(cannot("load adapters; leave them out, or fuse one into the model first"));
+        }
         let folder = Folder::of(files)?;
         let interpreter = python::interpreter(options.mlx_lm.python.as_deref());
         let link = Link::start(python::child(&interpreter, SCRIPT), SCRIPT, options.mlx_lm.deadline())?;
@@ -83,7 +86,7 @@ impl MlxLmModel {
         tracing::info!(python = ready.python, mlx_lm = ready.mlx_lm, mlx = ready.mlx, "mlx_lm child is ready");
         Ok(MlxLmModel {
             link,
-            limits: Limits { vocab_size: ready.vocab_size, context_length, has_text: true },
+            limits: Limits { vocab_size: ready.vocab_size, context_length, has_text: true, adapters: 0 },
             sampling: defaults::sampling(files)?,
             info: ModelInfo {
                 name: files.name(),
@@ -92,6 +95,8 @@ impl MlxLmModel {
                 context_length,
                 kv_dtype,
                 kv_token_bytes: ready.kv_token_bytes,
+                adapters: Vec::new(),
+                adapter: None,
                 chat_template: if ready.chat_template { "mlx-lm's tokeniser" } else { "none" }.into(),
             },
         })
@@ -133,7 +138,7 @@ impl MlxLmModel {
 
     /// Refuses what the engine would refuse, in its words, before anything is sent; gives the prompt back.
     fn checked(&self, prompt: Vec<u32>, task: ingle_engine::Task) -> Result<Vec<u32>> {
-        let request = Request { prompt, task, deadline: None };
+        let request = Request { prompt, task, adapter: None, deadline: None };
         self.limits.check(&request)?;
         Ok(request.prompt)
     }

@@ -117,9 +117,9 @@ fn half_an_adapter_ugly() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(ProptestConfig::with_cases(4))]
     #[test]
-    fn damaged_files_are_errors_ugly(damage in prop::collection::vec((0usize..400, any::<u8>(), any::<bool>()), 64)) {
+    fn damaged_files_are_errors_ugly(damage in prop::collection::vec((0usize..400, any::<u8>(), any::<bool>()), 16)) {
         let device = cpu();
         for (format, weights) in [(AdapterFormat::Peft, peft::WEIGHTS), (AdapterFormat::Mlx, mlx::WEIGHTS)] {
             let folder = saved(format);

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod classify;
 mod devices;
+mod fuse;
 mod generate;
 mod info;
 mod logits;
@@ -31,6 +32,7 @@ pub enum Command {
     Models(models::Args),
     Pull(pull::Args),
     Quantize(quantize::Args),
+    Fuse(fuse::Args),
     Bench(bench::Args),
     Devices(devices::Args),
 }
@@ -48,6 +50,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Models(args) => args.run(),
         Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Fuse(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Devices(args) => args.run(),
     }

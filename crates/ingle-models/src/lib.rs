@@ -67,7 +67,7 @@ mod qwen3;
 mod rope;
 mod save;
 
-pub use adapter::attach;
+pub use adapter::{attach, fuse};
 pub use create::{CreateOptions, create};
 pub use export::{Export, ExportedTensor};
 pub use gguf::{GgufType, Plan as GgufPlan};

@@ -8,10 +8,12 @@ use ingle_tensor::{DType, DeviceHandle};
 use crate::{AdapterId, Error, Lora, LoraConfig, Parameters, Result, Visitor};
 
 mod files;
+mod fusion;
 mod mlx;
 mod peft;
 
 pub use files::AdapterFormat;
+pub use fusion::Fusion;
 
 /// Low-rank changes of some of a model's layers.
 ///

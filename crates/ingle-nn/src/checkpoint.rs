@@ -311,6 +311,16 @@ impl Checkpoint {
         }
     }
 
+    /// The names of the weight files, without their folder, and of each the tensors with their names.
+    pub(crate) fn by_file(&self) -> Vec<(&str, Vec<(&str, &StoredTensor)>)> {
+        let name = |file: &WeightFile| file.located.rfind(['/', '\\']).map_or(0, |at| at + 1);
+        let mut files: Vec<_> = self.files.iter().map(|file| (&file.located[name(file)..], Vec::new())).collect();
+        for (name, tensor) in self.tensors() {
+            files[tensor.file].1.push((name, tensor));
+        }
+        files
+    }
+
     /// The file that holds a tensor, for messages.
     pub(crate) fn locate_tensor(&self, tensor: &StoredTensor) -> &str {
         &self.files[tensor.file].located

@@ -69,7 +69,7 @@ mod rope;
 mod weights;
 
 pub use activation::{activation, activation_names};
-pub use adapter::{Adapter, AdapterFormat};
+pub use adapter::{Adapter, AdapterFormat, Fusion};
 pub use cache::{Activations, Batch, BlockTable, CacheForm, CacheGroup, CacheLayer, KvCache};
 pub use checkpoint::{AffineLayers, Checkpoint, LayerForm, SafetensorsHeader, StoredTensor, write_safetensors};
 pub use embedding::{Embedding, Head};

@@ -2,7 +2,7 @@
 //! A checkpoint's tensors on their way into another file: row by row, on all cores.
 
 use half::{bf16, f16};
-use ingle_tensor::{BlockFormat, Bytes, DType, Quantization, Shape};
+use ingle_tensor::{BlockFormat, Bytes, DType, Quantization, Shape, Tensor};
 
 use super::{AffineRow, encode_affine, encode_blocks};
 use crate::{Error, Result};
@@ -96,6 +96,13 @@ impl RowOrder {
 }
 
 impl Original {
+    /// A matrix, `f32[rows, columns]`, as it would be written in `dtype`. It goes by the name of `tensor` of `file`.
+    pub(crate) fn of_matrix(file: &str, tensor: &str, matrix: &Tensor, dtype: DType) -> Result<Self> {
+        let matrix = matrix.cast(dtype)?;
+        let content = matrix.device().download(&matrix)?.into();
+        Ok(Original { file: file.into(), tensor: tensor.into(), content, dtype, shape: matrix.shape().clone() })
+    }
+
     /// Axis lengths, outermost first.
     pub fn shape(&self) -> &Shape {
         &self.shape

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The `ingle` command as a person or a script runs it.
 
+mod adapters;
 mod bad_input;
 mod bench;
 mod commands;

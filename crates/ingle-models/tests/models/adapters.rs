@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use ingle_models::{LoadOptions, Model, attach, load, weights};
-use ingle_nn::{Adapter, AdapterFormat, AdapterId, LoraConfig, ModelFiles, Target, Visitor};
+use ingle_models::{LoadOptions, Model, attach, fuse, load, weights};
+use ingle_nn::{Adapter, AdapterFormat, AdapterId, Checkpoint, LoraConfig, ModelFiles, Target, Visitor};
 use ingle_tensor::{DType, Tensor};
 
 use crate::common::{Expected, Fixture, Part, Rows, Session, cpu, folders, logits_alone, name_of};
@@ -169,4 +169,73 @@ fn a_quantised_base_stays_packed_ugly() {
     assert!(base.difference(&alone(&*model, &[1, 2, 3], Some(ADAPTERS[0]))) > 0.0);
     assert!(device.memory().active <= before + 4 * adapters + (64 << 10), "nothing was unpacked for good");
     assert!(weights(&mut *model).iter().all(|(name, _)| !name.contains("lora")));
+}
+
+/// The model of `base` with an adapter merged into it, as a directory in `out`.
+fn fused(base: &Path, adapter: Adapter, out: &Path) -> ModelFiles {
+    std::fs::create_dir(out).unwrap();
+    std::fs::copy(base.join("config.json"), out.join("config.json")).unwrap();
+    let fusion = fuse(&ModelFiles::directory(base).unwrap(), adapter, &cpu(2)).unwrap();
+    let (total, mut written) = (fusion.bytes(), 0);
+    let count = |bytes| {
+        written += bytes;
+        Ok::<_, ingle_nn::Error>(())
+    };
+    fusion.write(out, count).unwrap();
+    assert_eq!(written, total);
+    ModelFiles::directory(out).unwrap()
+}
+
+fn load_f32(files: &ModelFiles) -> Box<dyn Model> {
+    load(files, &cpu(2), &LoadOptions { dtype: Some(DType::F32) }, &mut |_| {}).unwrap()
+}
+
+/// How far, relative to what the adapter changes, a merged model is from one with the adapter.
+fn merged_apart(base: &Path, out: &Path) -> f32 {
+    let mut model = load_f32(&ModelFiles::directory(base).unwrap());
+    adapt(&mut *model);
+    let files = fused(base, Adapter::of(&mut *model, ADAPTERS[1]), out);
+    let tokens: Vec<i32> = (0..24).map(|i| i * 37 % 90).collect();
+    let [plain, adapted] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*model, &tokens, adapter));
+    let merged = alone(&*load_f32(&files), &tokens, None);
+    merged.difference(&adapted) / plain.difference(&adapted)
+}
+
+#[test]
+fn merged_into_every_kind_of_base_good() {
+    let out = tempfile::tempdir().unwrap();
+    let quantised = |name: &str| folders("mlx-models").into_iter().find(|folder| name_of(folder) == name).unwrap();
+    for (base, allowed) in [
+        // Stored as f32, bf16 (in names of a model with vision), 6 bits, and all sorts.
+        (Fixture::named("gemma3_text-softcap").path, 1e-4),
+        (Fixture::named("gemma3-v5").path, 0.02),
+        (quantised("gemma3_text-6bit-32"), 0.2),
+        (quantised("qwen3-mixed"), 0.6),
+    ] {
+        let target = out.path().join(name_of(&base));
+        let apart = merged_apart(&base, &target);
+        println!("{:<24}{apart:.1e}", name_of(&base));
+        assert!(apart < allowed, "{}: {apart}", name_of(&base));
+        // The same tensors, those of a vision tower among them.
+        let describe = |folder: &Path| {
+            let checkpoint = Checkpoint::open(&ModelFiles::directory(folder).unwrap()).unwrap();
+            checkpoint.tensors().map(|(name, tensor)| format!("{name} {}", tensor.describe())).collect::<Vec<_>>()
+        };
+        assert_eq!(describe(&base), describe(&target));
+    }
+}
+
+#[test]
+fn what_cannot_be_merged_bad() {
+    let of = |name: &str| folders("adapters").into_iter().find(|folder| name_of(folder) == name).unwrap();
+    let refused = |adapter: &str, base: &Path| {
+        let adapter = Adapter::open(of(adapter), &cpu(1)).unwrap();
+        fuse(&ModelFiles::open(base).unwrap(), adapter, &cpu(1)).unwrap_err().to_string()
+    };
+    let other = refused("peft-qwen3", &Fixture::named("qwen2-v5").path);
+    assert!(other.contains("expected a layer of 48 inputs and 64 outputs, as the adapter has it"), "{other}");
+    let tied = refused("peft-llama-head", &Fixture::named("llama-v5").path);
+    assert!(tied.contains("`lm_head.weight` is missing; the adapter is another model's"), "{tied}");
+    let gguf = folders("gguf-models").remove(0);
+    assert!(refused("peft-qwen3", &gguf).contains("is a GGUF file; give the directory"));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ingle_models::{LoadOptions, Model, attach, fuse, load, weights};
 use ingle_nn::{Adapter, AdapterFormat, AdapterId, Checkpoint, LoraConfig, ModelFiles, Target, Visitor};
-use ingle_tensor::{DType, Tensor};
+use ingle_tensor::{DType, DeviceHandle, Tensor};
 
 use crate::common::{Expected, Fixture, Part, Rows, Session, cpu, folders, logits_alone, name_of};
 
@@ -172,10 +172,10 @@ fn a_quantised_base_stays_packed_ugly() {
 }
 
 /// The model of `base` with an adapter merged into it, as a directory in `out`.
-fn fused(base: &Path, adapter: Adapter, out: &Path) -> ModelFiles {
+fn fused(base: &Path, (adapter, device): (Adapter, &DeviceHandle), out: &Path) -> ModelFiles {
     std::fs::create_dir(out).unwrap();
     std::fs::copy(base.join("config.json"), out.join("config.json")).unwrap();
-    let fusion = fuse(&ModelFiles::directory(base).unwrap(), adapter, &cpu(2)).unwrap();
+    let fusion = fuse(&ModelFiles::directory(base).unwrap(), adapter, device).unwrap();
     let (total, mut written) = (fusion.bytes(), 0);
     let count = |bytes| {
         written += bytes;
@@ -194,7 +194,8 @@ fn load_f32(files: &ModelFiles) -> Box<dyn Model> {
 fn merged_apart(base: &Path, out: &Path) -> f32 {
     let mut model = load_f32(&ModelFiles::directory(base).unwrap());
     adapt(&mut *model);
-    let files = fused(base, Adapter::of(&mut *model, ADAPTERS[1]), out);
+    let device = model.device().clone();
+    let files = fused(base, (Adapter::of(&mut *model, ADAPTERS[1]), &device), out);
     let tokens: Vec<i32> = (0..24).map(|i| i * 37 % 90).collect();
     let [plain, adapted] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*model, &tokens, adapter));
     let merged = alone(&*load_f32(&files), &tokens, None);

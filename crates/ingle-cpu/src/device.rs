@@ -6,8 +6,8 @@ use std::fmt;
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
 use crate::kernels::{
-    Context, activation, attention, cast, elementwise, linear, loss, matmul, norm, quantised_rows, reduce, rope, rows,
-    views,
+    Context, activation, attention, cast, elementwise, linear, loss, matmul, norm, optimizer, quantised_rows, reduce,
+    rope, rows, views,
 };
 use crate::layout::Layout;
 use crate::machine;
@@ -206,6 +206,12 @@ impl Device for CpuDevice {
             }
             Op::CrossEntropy => loss::cross_entropy(cx, take(cx, op, inputs)?, output),
             Op::CrossEntropyGrad => loss::cross_entropy_grad(cx, take(cx, op, inputs)?),
+            Op::SquaredNorm => {
+                let [x] = take(cx, op, inputs)?;
+                optimizer::squared_norm(cx, x)
+            }
+            Op::Adam(parameters) => optimizer::adam(cx, take(cx, op, inputs)?, parameters),
+            Op::Sgd(parameters) => optimizer::sgd(cx, take(cx, op, inputs)?, parameters),
             Op::PagedAttention(parameters) => attention::paged_attention(cx, take(cx, op, inputs)?, parameters, output),
             _ => {
                 return match op.decompose(&inputs) {

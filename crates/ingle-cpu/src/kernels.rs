@@ -9,6 +9,7 @@ pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+pub(crate) mod optimizer;
 pub(crate) mod quantised_rows;
 pub(crate) mod reduce;
 pub(crate) mod rope;

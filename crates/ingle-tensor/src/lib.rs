@@ -49,7 +49,10 @@ mod tensor_tests;
 pub use device::{Device, DeviceHandle, Invariance, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
-pub use op::{Activation, AttentionInput, BinaryOp, CompareOp, Op, PagedAttention, ReduceOp, RopeLayout, UnaryOp};
+pub use op::{
+    Activation, Adam, AttentionInput, BinaryOp, CompareOp, Momentum, Op, PagedAttention, ReduceOp, RopeLayout, Sgd,
+    UnaryOp, WeightDecay,
+};
 pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, SuperScales, UnpackedRow};
 pub use shape::{Shape, Spec};
 pub use tensor::Tensor;

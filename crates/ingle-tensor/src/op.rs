@@ -16,9 +16,11 @@ mod decompose_tests;
 mod infer;
 #[cfg(test)]
 mod infer_tests;
+mod optimizer;
 
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use self::decompose::attend_rounded;
+pub use self::optimizer::{Adam, Momentum, Sgd, WeightDecay};
 use crate::{DType, Quantization, Shape};
 
 /// An operation with its parameters. Tensors are passed beside it, in the order each variant's text gives.
@@ -221,6 +223,20 @@ pub enum Op {
         /// The input whose gradient is wanted.
         of: AttentionInput,
     },
+    /// `x […]` → `f32[]`: the sum of its squares.
+    SquaredNorm,
+    /// One step of an optimiser of the Adam family: `state f32[3, …], gradient […], rates f32[4]` → the state after it.
+    ///
+    /// The state's rows are the weights and the running means of the gradient and of its square. The rates are the
+    /// learning rate, `1 − β₁ᵗ` and `1 − β₂ᵗ` at step `t = 1, 2, …`, and what the gradient is multiplied by. Donate
+    /// the state and the step happens in place.
+    Adam(Adam),
+    /// One step of gradient descent: `state f32[2, …], gradient […], rates f32[2]` → the state after it; without
+    /// momentum the state is `f32[1, …]`.
+    ///
+    /// The state's rows are the weights and, if there is one, the momentum. The rates are the learning rate and what
+    /// the gradient is multiplied by. Donate the state and the step happens in place.
+    Sgd(Sgd),
 }
 
 /// The inputs of [`Op::PagedAttention`] that have a gradient.
@@ -429,6 +445,9 @@ impl Op {
                 AttentionInput::Keys => "paged_attention_grad_keys",
                 AttentionInput::Values => "paged_attention_grad_values",
             },
+            Op::SquaredNorm => "squared_norm",
+            Op::Adam(_) => "adam",
+            Op::Sgd(_) => "sgd",
         }
     }
 }

@@ -84,7 +84,10 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::PagedAttention(_)
         | Op::CrossEntropy
         | Op::CrossEntropyGrad
-        | Op::PagedAttentionGrad { .. } => Agreement::Bound,
+        | Op::PagedAttentionGrad { .. }
+        | Op::SquaredNorm
+        | Op::Adam(_)
+        | Op::Sgd(_) => Agreement::Bound,
     }
 }
 

@@ -80,7 +80,10 @@ impl Op {
             | Op::PagedAttention(_)
             | Op::PagedAttentionGrad { .. }
             | Op::CrossEntropy
-            | Op::CrossEntropyGrad => inputs(&[true; 7]),
+            | Op::CrossEntropyGrad
+            | Op::SquaredNorm
+            | Op::Adam(_)
+            | Op::Sgd(_) => inputs(&[true; 7]),
         }
     }
 

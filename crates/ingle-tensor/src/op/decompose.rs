@@ -3,6 +3,7 @@
 
 mod attention;
 mod cross_entropy;
+mod optimizer;
 
 use super::{Activation, Op, RopeLayout};
 #[cfg(any(test, feature = "conformance"))]
@@ -10,6 +11,7 @@ use crate::PagedAttention;
 use crate::{DType, Result, Tensor};
 use attention::{Table, paged_attention, paged_attention_grad};
 use cross_entropy::{cross_entropy, cross_entropy_grad};
+use optimizer::{adam, sgd, squared_norm};
 
 impl Op {
     /// Runs a fused operation as its composition of other operations; `None` for a primitive.
@@ -44,6 +46,9 @@ impl Op {
             }
             (Op::CrossEntropy, [logits, targets]) => cross_entropy(logits, targets),
             (Op::CrossEntropyGrad, [logits, targets, gradient]) => cross_entropy_grad(logits, targets, gradient),
+            (Op::SquaredNorm, [x]) => squared_norm(x),
+            (Op::Adam(parameters), [state, gradient, rates]) => adam(parameters, state, gradient, rates),
+            (Op::Sgd(parameters), [state, gradient, rates]) => sgd(parameters, state, gradient, rates),
             _ => return None,
         };
         Some(composed)

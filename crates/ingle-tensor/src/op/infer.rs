@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The shape and dtype rule of each operation, checked once for every device.
 
-use super::{AttentionInput, Op, PagedAttention, UnaryOp};
+use super::{AttentionInput, Momentum, Op, PagedAttention, UnaryOp, WeightDecay};
 use crate::error::listed;
 use crate::{BinaryOp, DType, Error, Quantization, Result, Shape, Spec};
 
@@ -197,6 +197,27 @@ impl Op {
                 rule.shape_if(gradient.shape == targets.shape, "a gradient of the shape of the targets")?;
                 Ok(logits.clone())
             }
+            Op::SquaredNorm => {
+                let [x] = rule.inputs()?;
+                rule.floats(&[x])?;
+                Ok(Spec::new([], DType::F32))
+            }
+            Op::Adam(adam) => {
+                let fraction = 0.0..1.0;
+                let known = fraction.contains(&adam.beta1) && fraction.contains(&adam.beta2) && adam.eps >= 0.0;
+                rule.shape_if(known, "betas from 0 and below 1, and an eps of at least 0")?;
+                let (WeightDecay::Gradient(decay) | WeightDecay::Decoupled(decay)) = adam.weight_decay;
+                rule.shape_if(decay.is_finite(), "a finite weight decay")?;
+                rule.optimizer(3, 4)
+            }
+            Op::Sgd(sgd) => {
+                let known = match sgd.momentum {
+                    Momentum::None => true,
+                    Momentum::Heavy(momentum) | Momentum::Nesterov(momentum) => momentum.is_finite(),
+                };
+                rule.shape_if(known && sgd.weight_decay.is_finite(), "a finite momentum and weight decay")?;
+                rule.optimizer(sgd.momentum.state_rows(), 2)
+            }
         }
     }
 }
@@ -391,6 +412,17 @@ impl<'a> Rule<'a> {
             && frequencies.shape[0].saturating_mul(2) <= x.shape[2];
         self.shape_if(fits, "x [T, H, D], positions [T], frequencies [R/2] with R ≤ D")?;
         Ok(x.clone())
+    }
+
+    /// A state of so many rows, a gradient of the shape of each, and so many rates.
+    fn optimizer(&self, rows: usize, rates: usize) -> Result<Spec> {
+        let [state, gradient, given] = self.inputs()?;
+        self.dtype_if(state.dtype == DType::F32 && given.dtype == DType::F32, "an f32 state and f32 rates")?;
+        self.floats(&[gradient])?;
+        let fits = state.shape.split_first().is_some_and(|(first, rest)| *first == rows && *rest == *gradient.shape)
+            && *given.shape == [rates];
+        self.shape_if(fits, || format!("state [{rows}, …], gradient […], rates [{rates}]"))?;
+        Ok(state.clone())
     }
 
     fn logits(&self, logits: &Spec, targets: &Spec) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::{ATTENTION, attention, gives, refuses, spec};
 use crate::DType::{BF16, F16, F32, I32, I64};
-use crate::{AttentionInput, Op};
+use crate::{Adam, AttentionInput, Momentum, Op, Sgd, WeightDecay};
 
 #[test]
 fn add_rows_good() {
@@ -63,4 +63,36 @@ fn paged_attention_grad_bad() {
             ATTENTION.iter().copied().chain([gradient]).map(|(dtype, shape)| spec(dtype, shape)).collect();
         assert!(op.infer(&inputs).unwrap_err().to_string().contains(wrong));
     }
+}
+
+#[test]
+fn optimizers_good() {
+    let adam = Op::Adam(Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: WeightDecay::Decoupled(0.1) });
+    gives(&adam, &[(F32, &[3, 5, 7]), (BF16, &[5, 7]), (F32, &[4])], (F32, &[3, 5, 7]));
+    gives(&adam, &[(F32, &[3]), (F32, &[]), (F32, &[4])], (F32, &[3]));
+    for (momentum, rows) in [(Momentum::None, 1), (Momentum::Heavy(0.9), 2), (Momentum::Nesterov(0.9), 2)] {
+        let sgd = Op::Sgd(Sgd { momentum, weight_decay: 0.0 });
+        gives(&sgd, &[(F32, &[rows, 5]), (F32, &[5]), (F32, &[2])], (F32, &[rows, 5]));
+    }
+    gives(&Op::SquaredNorm, &[(BF16, &[3, 4])], (F32, &[]));
+}
+
+#[test]
+fn optimizers_bad() {
+    let adam = |beta1| Op::Adam(Adam { beta1, beta2: 0.999, eps: 1e-8, weight_decay: WeightDecay::Gradient(0.1) });
+    let inputs: [(_, &[usize]); 3] = [(F32, &[2, 5]), (F32, &[5]), (F32, &[4])];
+    let words = "adam: expected state [3, …], gradient […], rates [4], found shapes f32[2, 5], f32[5], f32[4]";
+    refuses(&adam(0.9), &inputs, words);
+    let inputs: [(_, &[usize]); 3] = [(BF16, &[3, 5]), (F32, &[5]), (F32, &[4])];
+    let words = "adam: expected an f32 state and f32 rates, found dtypes bf16[3, 5], f32[5], f32[4]";
+    refuses(&adam(0.9), &inputs, words);
+    let inputs: [(_, &[usize]); 3] = [(F32, &[3, 5]), (F32, &[5]), (F32, &[4])];
+    let words = "adam: expected betas from 0 and below 1, and an eps of at least 0, found shapes \
+                 f32[3, 5], f32[5], f32[4]";
+    refuses(&adam(1.0), &inputs, words);
+    let sgd = Op::Sgd(Sgd { momentum: Momentum::None, weight_decay: 0.0 });
+    let inputs: [(_, &[usize]); 3] = [(F32, &[2, 5]), (F32, &[5]), (F32, &[2])];
+    let words = "sgd: expected state [1, …], gradient […], rates [2], found shapes f32[2, 5], f32[5], f32[2]";
+    refuses(&sgd, &inputs, words);
+    refuses(&Op::SquaredNorm, &[(I32, &[4])], "squared_norm: expected floating-point operands, found dtypes i32[4]");
 }

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Trainings of small models, from end to end.
+
+mod common;
+mod curves;
+mod failures;
+mod resume;
+mod text;

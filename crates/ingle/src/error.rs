@@ -16,6 +16,9 @@ pub enum Error {
     /// The hub, or its cache on this machine.
     #[error(transparent)]
     Hub(#[from] crate::hub::Error),
+    /// A training, or the data for it.
+    #[error(transparent)]
+    Train(#[from] ingle_train::Error),
     /// There is no model of that name.
     #[error(
         "model `{model}`: no such directory, GGUF file, built-in model or pulled model; give a directory that holds \

@@ -26,6 +26,8 @@
 //! The backend `mlx_lm` runs whatever [mlx-lm](https://github.com/ml-explore/mlx-lm) runs, in a Python process of its
 //! own: see [`MlxLmOptions`].
 //!
+//! [`train`] has what fine-tunes a model, and what trains one from nothing.
+//!
 //! [`quantize`] makes a model smaller: into MLX's quantised format, or into GGUF.
 
 mod backend;
@@ -43,6 +45,7 @@ mod model;
 mod options;
 mod quantize;
 mod stream;
+pub mod train;
 mod window;
 
 pub use backend::{Backend, backends, choose_backend, register_backend};

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The configuration of a model that is trained from nothing.
+
+use std::path::Path;
+
+use ingle_train::data::Order;
+use ingle_train::{
+    AdamOptions, Decay, Optimizer, Recompute, Schedule, TokenizerFiles, TokenizerOptions, TrainOptions, Until,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::folder::output;
+use crate::{Error, Result};
+
+/// A model, its tokeniser and its training, as a TOML file says them:
+///
+/// ```
+/// use ingle::train::{ScratchConfig, Until};
+///
+/// let config = ScratchConfig::parse(
+///     r#"
+///     [model] # the fields of a config.json
+///     model_type = "llama"
+///     hidden_size = 256
+///     intermediate_size = 704
+///     num_hidden_layers = 6
+///     num_attention_heads = 4
+///     tie_word_embeddings = true
+///
+///     [tokenizer]
+///     vocab_size = 2048
+///
+///     [training]
+///     steps = 2000
+///     learning_rate = 2e-3
+///     "#,
+/// )?;
+/// assert_eq!(config.training_options()?.until, Until::Steps(2000));
+/// # Ok::<(), ingle::Error>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScratchConfig {
+    /// The fields of the model's `config.json`. What concerns the vocabulary is filled in.
+    pub model: Map<String, Value>,
+    /// Of the tokeniser.
+    #[serde(default)]
+    pub tokenizer: TokenizerOptions,
+    /// Of the training.
+    pub training: Training,
+}
+
+/// The part `[training]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    steps: Option<u64>,
+    epochs: Option<u64>,
+    learning_rate: f64,
+    #[serde(default = "warmup")]
+    warmup: f64,
+    #[serde(default)]
+    decay: Decay,
+    #[serde(default)]
+    final_rate: f64,
+    #[serde(default = "weight_decay")]
+    weight_decay: f64,
+    #[serde(default = "beta1")]
+    beta1: f64,
+    #[serde(default = "beta2")]
+    beta2: f64,
+    #[serde(default = "clip_norm")]
+    clip_norm: f64,
+    #[serde(default = "batch_tokens")]
+    batch_tokens: usize,
+    #[serde(default = "max_length")]
+    max_length: usize,
+    #[serde(default = "one")]
+    accumulate: usize,
+    #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    recompute: Recompute,
+    validate_every: Option<u64>,
+    patience: Option<u64>,
+    checkpoint_every: Option<u64>,
+}
+
+fn warmup() -> f64 {
+    0.05
+}
+
+fn weight_decay() -> f64 {
+    0.1
+}
+
+fn beta1() -> f64 {
+    0.9
+}
+
+fn beta2() -> f64 {
+    0.98
+}
+
+fn clip_norm() -> f64 {
+    1.0
+}
+
+fn batch_tokens() -> usize {
+    4096
+}
+
+fn max_length() -> usize {
+    512
+}
+
+fn one() -> usize {
+    1
+}
+
+impl ScratchConfig {
+    /// Reads TOML.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the line, for what is no TOML or has other fields.
+    pub fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| {
+            let found = error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+            Error::Option { option: "config", expected: "[model], [tokenizer] and [training]".into(), found }
+        })
+    }
+
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// As [`ScratchConfig::parse`]; [`Error::Output`] if the file cannot be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::parse(&std::fs::read_to_string(path).map_err(|error| output(path, error))?)
+    }
+
+    /// How it is trained.
+    ///
+    /// # Errors
+    /// [`Error::Option`] unless one of `steps` and `epochs` is given.
+    pub fn training_options(&self) -> Result<TrainOptions> {
+        let training = &self.training;
+        let until = match (training.steps, training.epochs) {
+            (Some(steps), None) => Until::Steps(steps),
+            (None, Some(epochs)) => Until::Epochs(epochs),
+            (steps, epochs) => {
+                let found = format!("steps {steps:?} and epochs {epochs:?}");
+                return Err(Error::Option { option: "training", expected: "either steps or epochs".into(), found });
+            }
+        };
+        Ok(TrainOptions {
+            optimizer: Optimizer::AdamW(AdamOptions {
+                beta1: training.beta1,
+                beta2: training.beta2,
+                weight_decay: training.weight_decay,
+                ..AdamOptions::default()
+            }),
+            schedule: Schedule {
+                peak: training.learning_rate,
+                warmup: training.warmup,
+                decay: training.decay,
+                floor: training.final_rate,
+            },
+            clip_norm: Some(training.clip_norm),
+            batch_tokens: training.batch_tokens,
+            max_length: training.max_length,
+            accumulate: training.accumulate,
+            until,
+            order: Order::Shuffled(training.seed),
+            seed: training.seed,
+            recompute: training.recompute,
+            validate_every: training.validate_every,
+            patience: training.patience,
+            checkpoint_every: training.checkpoint_every,
+        })
+    }
+
+    /// The `config.json` of a model with this tokeniser.
+    pub(super) fn model_config(&self, files: &TokenizerFiles) -> Result<Vec<u8>> {
+        let mut config = self.model.clone();
+        let refused = |error: serde_json::Error| output(Path::new("tokenizer.json"), error);
+        let Some((_, tokenizer)) = files.iter().find(|(name, _)| *name == "tokenizer.json") else {
+            return Err(output(Path::new("tokenizer.json"), "was not made; report it"));
+        };
+        let tokenizer: Value = serde_json::from_slice(tokenizer).map_err(refused)?;
+        let learnt = tokenizer["model"]["vocab"].as_object().map_or(0, Map::len);
+        config.insert("vocab_size".into(), learnt.into());
+        for (field, content) in [("bos_token_id", "<bos>"), ("eos_token_id", "<eos>")] {
+            config.insert(field.into(), tokenizer["model"]["vocab"][content].clone());
+        }
+        let longest = self.training.max_length;
+        config.entry("max_position_embeddings").or_insert(longest.into());
+        Ok(format!("{:#}\n", Value::Object(config)).into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_are_unknown_or_missing_bad() {
+        let said = |text: &str| match ScratchConfig::parse(text) {
+            Err(error) => error.to_string(),
+            Ok(config) => config.training_options().unwrap_err().to_string(),
+        };
+        let unknown = said("[model]\n[training]\nlearning_rate = 1.0\nstep = 5");
+        assert!(unknown.contains("line 4") && unknown.contains("unknown field `step`"), "{unknown}");
+        assert!(said("[model]\n[training]\nsteps = 5").contains("missing field `learning_rate`"));
+        let both = said("[model]\n[training]\nlearning_rate = 1.0\nsteps = 5\nepochs = 1");
+        assert_eq!(both, "training: expected either steps or epochs, found steps Some(5) and epochs Some(1)");
+    }
+}

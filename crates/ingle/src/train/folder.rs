@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The folder of a training.
+
+use std::path::{Path, PathBuf};
+
+use ingle_models::Model;
+use ingle_nn::ModelFiles;
+use ingle_nn::output::{OutputFile, Part};
+use ingle_train::record::{JsonLog, LossCurve, TensorBoard};
+use ingle_train::{Ending, Observer, TrainOptions, Trained, train_tokenizer};
+
+use super::{Data, Learnt, ScratchConfig, Start, Together};
+use crate::{Error, Result};
+
+/// A folder in which a training keeps its checkpoints and its records, and puts what it has come to.
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+/// What a training begins with.
+pub(super) struct Begin {
+    pub model: Box<dyn Model>,
+    pub trained: Trained,
+    pub data: Data,
+    pub options: TrainOptions,
+    pub start: Start,
+}
+
+const CHECKPOINTS: &str = "checkpoints";
+const LOG: &str = "log.jsonl";
+/// The configuration and the tokeniser of a model that is trained from nothing.
+const BEGINNING: &str = "beginning";
+
+impl Folder {
+    /// Makes the folder; one with something in it is only gone on with.
+    pub fn open(path: &Path, start: Start) -> Result<Self> {
+        let refused = |error: std::io::Error| output(path, error);
+        std::fs::create_dir_all(path).map_err(refused)?;
+        let used = std::fs::read_dir(path).map_err(refused)?.next().is_some();
+        if used && start == Start::New {
+            return Err(output(path, "is not empty; go on with what is in it (--resume), or give another folder"));
+        }
+        Ok(Folder { path: path.into() })
+    }
+
+    /// Trains, with all records. Gives the model, unless the training was stopped and can go on.
+    pub fn train(&self, begin: Begin, observer: &mut dyn Observer) -> Result<Learnt> {
+        let mut trainer = begin.trainer(&self.path.join(CHECKPOINTS))?;
+        let log = self.path.join(LOG);
+        let mut lines = JsonLog::new(&log);
+        let mut board = TensorBoard::new(&self.path);
+        let mut curve = LossCurve::new(&self.path, &log);
+        let outcome = trainer.run(&mut Together(vec![&mut lines, &mut board, &mut curve, observer]))?;
+        let learnt = match outcome.ending {
+            Ending::Stopped => None,
+            Ending::Done | Ending::Stalled => Some(trainer.into_model()?),
+        };
+        Ok((outcome, learnt))
+    }
+
+    /// Writes `name` anew in the folder.
+    pub fn put(&self, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let path = self.path.join(name);
+        for old in [path.clone(), path.with_extension("part")] {
+            if old.exists() {
+                std::fs::remove_dir_all(&old).map_err(|error| output(&old, error))?;
+            }
+        }
+        write(&path)
+    }
+
+    /// The files that a model begins with: made from the text, or what an earlier run has made.
+    pub fn beginning(&self, config: &ScratchConfig, text: &str) -> Result<ModelFiles> {
+        let path = self.path.join(BEGINNING);
+        if !path.exists() {
+            let files = train_tokenizer(text.split_inclusive('\n'), &config.tokenizer)?;
+            self.put(BEGINNING, |path| {
+                let part = Part::folder(path)?;
+                let put = |name: &str, content: &[u8]| -> Result<()> {
+                    let mut file = OutputFile::create(&part.path().join(name))?;
+                    file.write(content)?;
+                    Ok(file.finish()?)
+                };
+                for (name, content) in &files {
+                    put(name, content)?;
+                }
+                put("config.json", &config.model_config(&files)?)?;
+                Ok(part.finish()?)
+            })?;
+        }
+        Ok(ModelFiles::directory(path)?)
+    }
+}
+
+pub(super) fn output(path: &Path, message: impl std::fmt::Display) -> Error {
+    Error::Output { path: path.into(), message: message.to_string() }
+}

@@ -213,7 +213,7 @@ fn adapter(text: &str) -> Result<AdapterSource, String> {
     Ok(AdapterSource { name, path })
 }
 
-fn dtype(text: &str) -> Result<DType, String> {
+pub fn dtype(text: &str) -> Result<DType, String> {
     DType::FLOATS.into_iter().find(|dtype| dtype.name() == text).ok_or_else(|| "expected f32, bf16 or f16".into())
 }
 
@@ -232,6 +232,17 @@ pub fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
         Ok(number) => Ok(number),
     }
+}
+
+pub fn positive_number(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "expected a number greater than 0".into())
+}
+
+/// A part of a whole.
+pub fn part(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
 fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
@@ -253,7 +264,7 @@ fn bias(text: &str) -> Result<(u32, f32), String> {
     parsed.filter(|(_, bias)| !bias.is_nan()).ok_or_else(|| "expected TOKEN_ID=NUMBER, for example 42=-5".into())
 }
 
-fn size(text: &str) -> Result<usize, String> {
+pub fn size(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, u64); 7] = [
         ("GiB", 1 << 30),
         ("MiB", 1 << 20),

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod classify;
 mod devices;
+mod finetune;
 mod fuse;
 mod generate;
 mod info;
@@ -14,6 +15,7 @@ mod models;
 mod pull;
 mod quantize;
 mod tokenize;
+mod train;
 
 use clap::Subcommand;
 
@@ -32,7 +34,9 @@ pub enum Command {
     Models(models::Args),
     Pull(pull::Args),
     Quantize(quantize::Args),
+    Finetune(finetune::Args),
     Fuse(fuse::Args),
+    Train(train::Args),
     Bench(bench::Args),
     Devices(devices::Args),
 }
@@ -50,7 +54,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Models(args) => args.run(),
         Command::Pull(args) => args.run(),
         Command::Quantize(args) => args.run(),
+        Command::Finetune(args) => args.run(),
         Command::Fuse(args) => args.run(),
+        Command::Train(args) => args.run(),
         Command::Bench(args) => args.run(),
         Command::Devices(args) => args.run(),
     }

@@ -7,6 +7,7 @@ mod commands;
 mod input;
 mod interrupt;
 mod output;
+mod training;
 mod usage;
 
 use std::process::ExitCode;

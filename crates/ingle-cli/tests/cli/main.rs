@@ -11,3 +11,4 @@ mod interrupt;
 mod mlx_lm;
 mod pull;
 mod quantize;
+mod training;

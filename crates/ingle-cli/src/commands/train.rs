@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! `ingle train`: a model of one's own.
+
+use std::path::PathBuf;
+
+use ingle::train::{ScratchConfig, ScratchOptions, Start, from_scratch};
+
+use super::finetune::MachineArgs;
+use crate::Failure;
+use crate::training::{Display, Shown};
+
+/// What follows the words of the command line.
+const CONFIGURATION: &str = "\
+A configuration:
+  [model]
+  model_type = \"llama\"
+  hidden_size = 256
+  intermediate_size = 704
+  num_hidden_layers = 6
+  num_attention_heads = 4
+  tie_word_embeddings = true
+
+  [tokenizer]
+  vocab_size = 2048
+
+  [training]
+  steps = 2000              # or epochs
+  learning_rate = 2e-3
+  batch_tokens = 4096       # this and what follows may be left out
+  max_length = 512
+  warmup = 0.05
+  decay = \"cosine\"          # or linear, constant
+  final_rate = 0.05
+  weight_decay = 0.1
+  validate_every = 200
+  patience = 5
+  checkpoint_every = 100";
+
+/// Train a model from nothing: its tokeniser, then its weights
+///
+/// The configuration says what the model is like, in the words of a config.json,
+/// and how it is trained; below is one.
+///
+/// OUT gets the `model`, checkpoints, log.jsonl, loss.svg, loss.png and events for
+/// TensorBoard. Ctrl-C writes a checkpoint and stops; the same command with
+/// --resume goes on, with the same results as if it had never stopped.
+///
+/// Examples:
+///   ingle train --config small.toml --data plays.txt --out out
+///   ingle generate --model out/model --prompt "ROMEO:"
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_long_help = CONFIGURATION)]
+pub struct Args {
+    /// What the model is like, and how it is trained: TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// The text to learn; or JSONL, as `ingle finetune` takes it
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+
+    /// A text on which the loss is measured
+    #[arg(long, value_name = "FILE")]
+    valid: Option<PathBuf>,
+
+    /// The folder to make
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Go on from the newest checkpoint in the folder, if there is one
+    #[arg(long)]
+    resume: bool,
+
+    /// Print what happens as lines of JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl Args {
+    pub fn run(self) -> Result<(), Failure> {
+        let options = ScratchOptions {
+            config: ScratchConfig::open(&self.config)?,
+            data: self.data,
+            validation: self.valid,
+            out: self.out,
+            start: if self.resume { Start::Resume } else { Start::New },
+            machine: self.machine.machine(),
+        };
+        let mut display = Display::new(if self.json { Shown::Json } else { Shown::People })?;
+        let outcome = from_scratch(&options, &mut display)?;
+        display.finish(&outcome, &options.out)
+    }
+}

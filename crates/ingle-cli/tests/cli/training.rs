@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! `ingle finetune` and `ingle train`, and what they write in the other commands.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::common::{fails, ingle, json, jsonl, stdout};
+
+/// A folder with data in it, and a small model to train.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let example = |i: usize| format!("{{\"text\": \"the fire number {} is lit\", \"label\": \"f{}\"}}\n", i, i % 3);
+        std::fs::write(folder.path().join("train.jsonl"), (0..60).map(example).collect::<String>()).unwrap();
+        std::fs::write(folder.path().join("valid.jsonl"), (60..70).map(example).collect::<String>()).unwrap();
+        Bench { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// The command line of a fine-tuning into the folder `out`.
+    fn finetune(&self, out: &str, more: &[&str]) -> Vec<String> {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/end-to-end/byte-level");
+        let (model, out) = (model.display().to_string(), self.text(out));
+        let (data, valid) = (self.text("train.jsonl"), self.text("valid.jsonl"));
+        let files = ["finetune", "--model", &model, "--data", &data, "--valid", &valid, "--out", &out, "--json"];
+        let sizes = ["--batch-tokens", "64", "--max-length", "64", "--dtype", "f32"];
+        files.iter().chain(&sizes).chain(more).map(|arg| (*arg).to_owned()).collect()
+    }
+
+    fn run(&self, out: &str, more: &[&str]) -> Vec<Value> {
+        let args = self.finetune(out, more);
+        jsonl(&stdout(&args.iter().map(String::as_str).collect::<Vec<_>>()))
+    }
+
+    /// What the log says of the losses, as it is written there.
+    fn losses(&self, out: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.path(out).join("log.jsonl")).unwrap();
+        let until_loss = |line: &str| line.split_inclusive(',').take(3).collect::<String>();
+        log.lines().map(until_loss).collect()
+    }
+}
+
+#[test]
+fn an_adapter_is_trained_and_used_good() {
+    let bench = Bench::new();
+    let rate = ["--lora-rank", "4", "--learning-rate", "0.01", "--epochs", "3", "--validate-every", "10"];
+    let events = bench.run("out", &rate);
+    let of = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
+    let steps = of("step");
+    let loss = |event: &Value| event["loss"].as_f64().unwrap();
+    assert!(loss(steps.last().unwrap()) < 0.7 * loss(steps[0]), "{steps:?}");
+    assert!(of("begun")[0]["trained"].as_u64() < of("begun")[0]["parameters"].as_u64());
+    assert!(of("validation").len() > 1);
+    assert_eq!(of("ended")[0]["ending"], "done");
+    for file in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "loss.svg", "loss.png"] {
+        assert!(bench.path("out").join(file).is_file(), "{file}");
+    }
+    assert_eq!(bench.losses("out").len(), steps.len() + of("validation").len());
+    let events = std::fs::read_dir(bench.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(events.filter(|name| name.to_string_lossy().starts_with("events.out.tfevents.")).count(), 1);
+}
+
+#[test]
+fn a_model_from_nothing_good() {
+    let bench = Bench::new();
+    let text = "Who lit the fire? The cook lit the fire.\n".repeat(40);
+    std::fs::write(bench.path("text.txt"), text).unwrap();
+    let config = "[model]\nmodel_type = \"qwen3\"\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 2\n\
+                  num_attention_heads = 2\nnum_key_value_heads = 1\nhead_dim = 16\ntie_word_embeddings = true\n\
+                  [tokenizer]\nvocab_size = 280\n\
+                  [training]\nsteps = 40\nlearning_rate = 1e-2\nbatch_tokens = 64\nmax_length = 32\n";
+    std::fs::write(bench.path("small.toml"), config).unwrap();
+    let (config, data, out) = (bench.text("small.toml"), bench.text("text.txt"), bench.text("out"));
+    let train = ["train", "--config", &config, "--data", &data, "--valid", &data, "--out", &out, "--json"];
+    let events = jsonl(&stdout(&train));
+    let ended = events.last().unwrap();
+    assert_eq!((&ended["ending"], &ended["steps"]), (&"done".into(), &40.into()));
+    assert!(ended["best"]["loss"].as_f64().unwrap() < 2.5, "{ended}");
+    let model = bench.path("out").join("model").display().to_string();
+    let info = json(&["info", "--model", &model, "--json"]);
+    assert_eq!(info["architecture"], "qwen3");
+    let answer = stdout(&["generate", "--model", &model, "--prompt", "Who lit", "-n", "6"]);
+    assert!(answer.contains("fire"), "{answer}");
+    let error = fails(&mut ingle(&train), 1);
+    assert!(error.contains("is not empty; go on with what is in it (--resume), or give another folder"), "{error}");
+}
+
+/// Starts a command whose events can be read, or whose end waited for.
+fn start(args: &[String]) -> std::process::Child {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ingle"));
+    command.env_remove("INGLE_MODEL").args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_or_interrupted_it_goes_on_as_if_nothing_had_happened_ugly() {
+    use std::io::{BufRead, BufReader};
+
+    let bench = Bench::new();
+    let options = ["--epochs", "4", "--checkpoint-every", "3", "--validate-every", "7", "--learning-rate", "0.005"];
+    bench.run("whole", &options);
+    let resume = [&options[..], &["--resume"]].concat();
+    let mut broken = 0;
+    for (signal, steps) in [("-KILL", 5), ("-INT", 11), ("-KILL", 17)] {
+        let mut child = start(&bench.finetune("broken", &resume));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut seen = 0;
+        for line in lines {
+            seen = serde_json::from_str::<Value>(&line).unwrap()["step"].as_u64().unwrap_or(seen);
+            if seen == steps {
+                // The pipe stays open: it may be far ahead, but not at its end.
+                assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+            }
+        }
+        // On a machine that is busy elsewhere it may have come to its end first.
+        broken += usize::from(!bench.path("broken/model").exists());
+        child.wait().unwrap();
+    }
+    assert!(broken > 0, "none was broken off");
+    bench.run("broken", &resume);
+    assert_eq!(bench.losses("broken"), bench.losses("whole"));
+    let weights = |out: &str| std::fs::read(bench.path(out).join("model/model.safetensors")).unwrap();
+    assert_eq!(weights("broken"), weights("whole"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_ugly() {
+    let bench = Bench::new();
+    let options = ["--steps", "8", "--checkpoint-every", "2", "--learning-rate", "0.005"];
+    bench.run("whole", &options);
+    // As long as files may be, nothing larger than 20 KiB can be written; a checkpoint is.
+    let limited = |args: &[String]| {
+        let script = "trap '' XFSZ; ulimit -f 20; exec \"$0\" \"$@\"";
+        let mut command = Command::new("bash");
+        command.env_remove("INGLE_MODEL").args(["-c", script]).arg(assert_cmd::cargo::cargo_bin!("ingle")).args(args);
+        command.output().unwrap()
+    };
+    let output = limited(&bench.finetune("full", &options));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("step-00000002.part") && error.lines().count() == 1, "{error}");
+    // Room for the first two, and then none.
+    std::fs::remove_dir_all(bench.path("full")).unwrap();
+    let half = [&options[..], &["--resume"]].concat();
+    let mut child = start(&bench.finetune("full", &half));
+    while !bench.path("full/checkpoints/step-00000002").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = limited(&bench.finetune("full", &half));
+    if !output.status.success() {
+        let kept = std::fs::read_dir(bench.path("full/checkpoints")).unwrap().map(|e| e.unwrap().file_name());
+        assert!(kept.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")), "no half of one is left");
+        bench.run("full", &half);
+    }
+    assert_eq!(bench.losses("full"), bench.losses("whole"));
+}
+
+#[test]
+fn bad_usage_and_bad_data_bad() {
+    let bench = Bench::new();
+    let says = |more: &[&str], code, expected: &str| {
+        let args = bench.finetune("out", more);
+        let line = fails(&mut ingle(&args.iter().map(String::as_str).collect::<Vec<_>>()), code);
+        assert!(line.contains(expected), "{line}");
+        let _ = std::fs::remove_dir_all(bench.path("out"));
+    };
+    says(&["--lora-rank", "0"], 1, "rank: expected at least 1, found 0");
+    says(&["--lora-rank", "4", "--lora-targets", "w_proj"], 1, "targets: expected layers that the model has: ");
+    says(&["--lora-rank", "4", "--lora-targets", "w_proj"], 1, "self_attn.q_proj");
+    says(&["--lora-alpha", "4"], 2, "--lora-rank");
+    says(&["--steps", "3", "--epochs", "1"], 2, "cannot be used with");
+    says(&["--steps", "0"], 1, "length of the training: expected at least 1, found 0");
+    says(&["--template", "x"], 1, "--template: expected {text} in it, found `x`");
+    says(&["--device", "abacus"], 1, "backend `abacus`: unknown; known are: cpu");
+    let args = bench.finetune("out", &["--learning-rate", "1e30", "--clip-norm", "1e30", "--steps", "9"]);
+    let output = start(&args).wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.starts_with("error: step 3: the ") && error.contains("nothing was saved before"), "{error}");
+    std::fs::remove_dir_all(bench.path("out")).unwrap();
+    std::fs::write(bench.path("train.jsonl"), "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n").unwrap();
+    says(&[], 1, "train.jsonl, line 2: expected an object with `text`");
+}

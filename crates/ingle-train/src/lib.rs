@@ -38,11 +38,11 @@
 //!     }
 //! }
 //!
-//! let config = br#"{
+//! const CONFIG: &[u8] = br#"{
 //!     "model_type": "llama", "vocab_size": 32, "hidden_size": 32, "intermediate_size": 64,
 //!     "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": true
 //! }"#;
-//! let files = ModelFiles::Embedded { name: "new", files: &[("config.json", config)] };
+//! let files = ModelFiles::Embedded { name: "new", files: &[("config.json", CONFIG)] };
 //! let device: DeviceHandle = Arc::new(CpuDevice::new(CpuOptions::default())?);
 //! let model = create(&files, &device, &CreateOptions::default())?;
 //!

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! `ingle finetune` and `ingle train`, and what they write in the other commands.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::common::{fails, ingle, json, jsonl, stdout};
 
-/// A folder with data in it, and a small model to train.
+/// A small model to train.
+const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/end-to-end/byte-level");
+
+/// A folder with data in it.
 struct Bench {
     folder: tempfile::TempDir,
 }
@@ -32,10 +35,9 @@ impl Bench {
 
     /// The command line of a fine-tuning into the folder `out`.
     fn finetune(&self, out: &str, more: &[&str]) -> Vec<String> {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/end-to-end/byte-level");
-        let (model, out) = (model.display().to_string(), self.text(out));
+        let out = self.text(out);
         let (data, valid) = (self.text("train.jsonl"), self.text("valid.jsonl"));
-        let files = ["finetune", "--model", &model, "--data", &data, "--valid", &valid, "--out", &out, "--json"];
+        let files = ["finetune", "--model", BASE, "--data", &data, "--valid", &valid, "--out", &out, "--json"];
         let sizes = ["--batch-tokens", "64", "--max-length", "64", "--dtype", "f32"];
         files.iter().chain(&sizes).chain(more).map(|arg| (*arg).to_owned()).collect()
     }
@@ -56,18 +58,22 @@ impl Bench {
 #[test]
 fn an_adapter_is_trained_and_used_good() {
     let bench = Bench::new();
-    let rate = ["--lora-rank", "4", "--learning-rate", "0.01", "--epochs", "3", "--validate-every", "10"];
+    let rate = ["--lora-rank", "4", "--learning-rate", "0.01", "--epochs", "6", "--validate-every", "20"];
     let events = bench.run("out", &rate);
     let of = |kind: &str| events.iter().filter(|event| event["event"] == kind).collect::<Vec<_>>();
     let steps = of("step");
     let loss = |event: &Value| event["loss"].as_f64().unwrap();
-    assert!(loss(steps.last().unwrap()) < 0.7 * loss(steps[0]), "{steps:?}");
+    assert!(loss(steps.last().unwrap()) < 0.5 * loss(steps[0]), "{steps:?}");
     assert!(of("begun")[0]["trained"].as_u64() < of("begun")[0]["parameters"].as_u64());
     assert!(of("validation").len() > 1);
     assert_eq!(of("ended")[0]["ending"], "done");
     for file in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "loss.svg", "loss.png"] {
         assert!(bench.path("out").join(file).is_file(), "{file}");
     }
+    let adapter = bench.path("out").join("adapter").display().to_string();
+    let prompt = ["generate", "--prompt", "the fire number 65 is lit", "-n", "2", "--model", BASE];
+    let (plain, adapted) = (stdout(&prompt), stdout(&[&prompt[..], &["--adapter", &adapter]].concat()));
+    assert!(adapted.trim_start().starts_with('f') && !plain.trim_start().starts_with('f'), "{adapted} and {plain}");
     assert_eq!(bench.losses("out").len(), steps.len() + of("validation").len());
     let events = std::fs::read_dir(bench.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(events.filter(|name| name.to_string_lossy().starts_with("events.out.tfevents.")).count(), 1);

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    Activation, AttentionInput, DType, Device, Memory, Op, PagedAttention, Result, RopeLayout, Spec, Storage, Tensor,
+    Activation, Adam, AttentionInput, DType, Device, Memory, Momentum, Op, PagedAttention, Result, RopeLayout, Sgd,
+    Spec, Storage, Tensor, WeightDecay,
 };
 
 #[test]
@@ -278,6 +279,41 @@ fn a_forgotten_parameter_is_noticed_bad() {
         Op::Rope { layout: RopeLayout::Interleaved } => Some(x[0].rope(&x[1], &x[2], RopeLayout::Halves)),
         _ => None,
     });
+}
+
+#[test]
+fn a_wrong_step_is_noticed_bad() {
+    let adam = Adam { beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: WeightDecay::Decoupled(0.0) };
+    fn adam_with(op: &Op, x: &[Tensor], fault: fn(Adam) -> Adam) -> Option<Result<Tensor>> {
+        match op {
+            Op::Adam(adam) if fault(*adam) != *adam => Some(Tensor::apply(&Op::Adam(fault(*adam)), x.to_vec())),
+            _ => None,
+        }
+    }
+    // Weight decay of the wrong kind, a mean of squares with the other's β.
+    refuted(Op::Adam(adam), |op, x| {
+        adam_with(op, x, |adam| match adam.weight_decay {
+            WeightDecay::Decoupled(decay) => Adam { weight_decay: WeightDecay::Gradient(decay), ..adam },
+            WeightDecay::Gradient(decay) => Adam { weight_decay: WeightDecay::Decoupled(decay), ..adam },
+        })
+    });
+    refuted(Op::Adam(adam), |op, x| adam_with(op, x, |adam| Adam { beta2: adam.beta1, ..adam }));
+    // The first rate for all of them.
+    refuted(Op::Adam(adam), |op, x| {
+        matches!(op, Op::Adam(_)).then(|| {
+            let rates = x[2].slice(0, 0, 1)?.broadcast(x[2].shape())?;
+            Tensor::apply(op, vec![x[0].clone(), x[1].clone(), rates])
+        })
+    });
+    // A momentum that does not look ahead.
+    refuted(Op::Sgd(Sgd { momentum: Momentum::None, weight_decay: 0.0 }), |op, x| match op {
+        Op::Sgd(Sgd { momentum: Momentum::Nesterov(momentum), weight_decay }) => {
+            let heavy = Sgd { momentum: Momentum::Heavy(*momentum), weight_decay: *weight_decay };
+            Some(Tensor::apply(&Op::Sgd(heavy), x.to_vec()))
+        }
+        _ => None,
+    });
+    refuted(Op::SquaredNorm, |op, x| (*op == Op::SquaredNorm).then(|| Tensor::apply(op, x.to_vec())?.sqrt()));
 }
 
 #[test]

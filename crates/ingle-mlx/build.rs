@@ -5,6 +5,21 @@
 #[path = "build/find.rs"]
 mod find;
 
+#[cfg(feature = "mlx")]
+const SOURCES: [&str; 7] = [
+    "src/bridge/state.cc",
+    "src/bridge/arrays.cc",
+    "src/bridge/math.cc",
+    "src/bridge/norm.cc",
+    "src/bridge/steps.cc",
+    "src/bridge/attention.cc",
+    "src/exact.cc",
+];
+
+#[cfg(feature = "mlx")]
+const OTHERS: [&str; 6] =
+    ["src/bridge.rs", "src/bridge.h", "src/bridge/state.h", "src/bridge/steps.h", "src/exact.h", "build/find.rs"];
+
 #[cfg(not(feature = "mlx"))]
 fn main() {}
 
@@ -19,13 +34,13 @@ fn main() {
         }
     };
     cxx_build::bridge("src/bridge.rs")
-        .files(["src/bridge.cc", "src/exact.cc"])
+        .files(SOURCES)
         .include(&mlx.include)
         .std("c++20")
         .flag_if_supported("-Wno-unused-parameter")
         .flag_if_supported("-Wno-deprecated-copy")
         .compile("ingle-mlx-bridge");
-    for file in ["src/bridge.rs", "src/bridge.h", "src/bridge.cc", "src/exact.h", "src/exact.cc", "build/find.rs"] {
+    for file in SOURCES.iter().chain(&OTHERS) {
         println!("cargo::rerun-if-changed={file}");
     }
     // What is run by Cargo finds the library by this: Cargo adds to the loader's path what lies in the target folder.

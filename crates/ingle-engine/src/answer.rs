@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The answer to one prompt as it grows: tokens, their text, and when it ends.
 
+use crate::readout::Want;
 use crate::sampler::{LogSoftmax, Sampler};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
-use crate::{FinishReason, Generate, Result, Token};
+use crate::{FinishReason, Generate, Logprobs, Result, Token};
 
 /// Continues one prompt.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct Answer {
 
 /// A token that was chosen.
 #[derive(Debug)]
-pub(crate) struct Next {
+pub(crate) struct Step {
     pub token: Token,
     pub finished: Option<FinishReason>,
 }
@@ -37,12 +38,34 @@ impl Answer {
         })
     }
 
+    /// What the next token is chosen from.
+    pub fn want(&self) -> Want {
+        match self.sampler.takes_likeliest() && self.top_logprobs.is_none() {
+            true => Want::Likeliest,
+            false => Want::Row,
+        }
+    }
+
+    /// Tokens that may still come.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Takes the next token, the likeliest.
+    pub fn take(&mut self, token: u32, logit: f32) -> Result<Step> {
+        let id = self.sampler.take(token, logit)?;
+        self.accept(id, None)
+    }
+
     /// Chooses the next token from its logits, which are changed on the way.
-    pub fn next(&mut self, logits: &mut [f32]) -> Result<Next> {
+    pub fn choose(&mut self, logits: &mut [f32]) -> Result<Step> {
         let unmodified = self.top_logprobs.map(|count| (count, logits.to_vec()));
         let id = self.sampler.sample(logits)?;
+        self.accept(id, unmodified.map(|(count, logits)| LogSoftmax::new(&logits).top(id, count)))
+    }
+
+    fn accept(&mut self, id: u32, logprobs: Option<Logprobs>) -> Result<Step> {
         self.left = self.left.saturating_sub(1);
-        let logprobs = unmodified.map(|(count, logits)| LogSoftmax::new(&logits).top(id, count));
         let (mut text, finished) = if self.stop_tokens.contains(&id) {
             (String::new(), Some(FinishReason::Stop))
         } else {
@@ -58,7 +81,7 @@ impl Answer {
         if finished.is_some() {
             text += &self.held_back();
         }
-        Ok(Next { token: Token { id, text, logprobs }, finished })
+        Ok(Step { token: Token { id, text, logprobs }, finished })
     }
 
     /// The text that was held back, once no token follows.

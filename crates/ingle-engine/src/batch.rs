@@ -7,14 +7,27 @@ use ingle_tensor::{DeviceHandle, Tensor};
 use crate::Result;
 use crate::sequence::Sequence;
 
-/// Builds the batch of the chunks of `running`, for a cache of `groups` groups.
-pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, block_size: usize) -> Result<Batch> {
+/// Builds the batch of the chunks of `running`, for a cache of `groups` groups. `under_way` are the tokens that the
+/// pass before it gives, which nobody may have read.
+pub(crate) fn batch(
+    device: &DeviceHandle,
+    running: &[Sequence],
+    under_way: Option<&Tensor>,
+    groups: usize,
+    block_size: usize,
+) -> Result<Batch> {
     let chunks: Vec<&Sequence> = running.iter().filter(|sequence| sequence.chunk > 0).collect();
     let (mut tokens, mut positions, mut rows, mut outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut routes, mut output_routes) = (Vec::new(), Vec::new());
+    let mut awaited = Vec::new();
     for (row, sequence) in chunks.iter().enumerate() {
         let (start, end) = (sequence.computed, sequence.computed + sequence.chunk);
         tokens.extend(sequence.tokens[start..end].iter().map(|&id| id as i32));
+        if end > sequence.known
+            && let Some(row) = sequence.awaited
+        {
+            awaited.push((tokens.len() - 1, row));
+        }
         positions.extend((start..end).map(|position| position as i32));
         rows.extend(std::iter::repeat_n(row as i32, sequence.chunk));
         routes.extend(std::iter::repeat_n(sequence.adapter, sequence.chunk));
@@ -42,7 +55,10 @@ pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, 
         });
     }
     Ok(Batch {
-        tokens: vector(device, &tokens)?,
+        tokens: match under_way {
+            Some(under_way) if !awaited.is_empty() => joined(device, &tokens, under_way, &awaited)?,
+            _ => vector(device, &tokens)?,
+        },
         positions: vector(device, &positions)?,
         sequences: vector(device, &rows)?,
         tables,
@@ -51,6 +67,23 @@ pub(crate) fn batch(device: &DeviceHandle, running: &[Sequence], groups: usize, 
         output_routes: Routes::new(device, &output_routes)?,
         activations: Activations::Kept,
     })
+}
+
+/// `tokens`, of which some are rows of `under_way`: each given as its place and its row.
+fn joined(device: &DeviceHandle, tokens: &[i32], under_way: &Tensor, awaited: &[(usize, usize)]) -> Result<Tensor> {
+    let count = under_way.shape()[0];
+    let in_order = awaited.iter().enumerate().all(|(index, &pair)| pair == (index, index));
+    if in_order && awaited.len() == tokens.len() && count == tokens.len() {
+        return Ok(under_way.clone());
+    }
+    // Known tokens behind those to come.
+    let mut places: Vec<i32> = (0..tokens.len()).map(|place| (count + place) as i32).collect();
+    for &(place, row) in awaited {
+        places[place] = row as i32;
+    }
+    let all = Tensor::concat(&[under_way.clone(), vector(device, tokens)?], 0)?;
+    let all = all.reshape([count + tokens.len(), 1])?;
+    Ok(all.take_rows(&vector(device, &places)?)?.reshape([tokens.len()])?)
 }
 
 fn vector(device: &DeviceHandle, values: &[i32]) -> Result<Tensor> {

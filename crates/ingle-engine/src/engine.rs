@@ -6,15 +6,25 @@ use std::time::Instant;
 
 use ingle_models::Model;
 use ingle_nn::{AdapterId, KvCache, Visitor};
+use ingle_tensor::Evaluation;
 
 use crate::answer::Answer;
 use crate::batch::batch;
 use crate::blocks::BlockManager;
 use crate::limits::Limits;
+use crate::readout::{Found, Readout};
 use crate::scheduler::{Begun, Scheduler};
 use crate::sequence::{Sequence, Work};
 use crate::text::Tokenizer;
 use crate::{EngineOptions, Error, Event, FinishReason, Metrics, Request, RequestId, Result, Task};
+
+/// A forward pass, perhaps not computed yet.
+#[derive(Debug)]
+struct Pass {
+    readout: Readout,
+    /// Who computes in it, with the number of rows of each.
+    sequences: Vec<(RequestId, usize)>,
+}
 
 /// A model, its key-value cache, and the requests it is working on.
 ///
@@ -29,6 +39,8 @@ pub struct Engine {
     scheduler: Scheduler,
     limits: Limits,
     metrics: Metrics,
+    /// The pass that the device computes while the next step is prepared.
+    under_way: Option<Pass>,
     /// Events that came between steps.
     pending: Vec<Event>,
     next_id: u64,
@@ -57,6 +69,7 @@ impl Engine {
             scheduler: Scheduler::new(setup.step, blocks),
             limits,
             metrics: Metrics::default(),
+            under_way: None,
             pending: Vec::new(),
             next_id: 0,
         })
@@ -105,11 +118,14 @@ impl Engine {
                 Work::Generate(Box::new(Answer::new(options, &prompt, max_tokens, self.tokenizer.as_ref())?))
             }
             Task::Logits { from } => Work::Logits { next: from },
+            Task::Next(next) => Work::Next(next),
             Task::Score { from } => Work::Score { from, logprobs: Vec::new() },
         };
         let sequence = Sequence {
             id,
             prompt_tokens: prompt.len(),
+            known: prompt.len(),
+            awaited: None,
             tokens: prompt,
             work,
             adapter,
@@ -134,6 +150,9 @@ impl Engine {
     pub fn cancel(&mut self, id: RequestId) {
         if let Some(sequence) = self.scheduler.take_id(id) {
             self.pending.push(sequence.finish(FinishReason::Cancelled));
+        }
+        if self.scheduler.is_idle() {
+            self.under_way = None;
         }
     }
 
@@ -163,17 +182,21 @@ impl Engine {
 
         let decoded = self.scheduler.running.iter().filter(|s| s.chunk > 0 && s.decodes()).count();
         let computed: usize = self.scheduler.running.iter().map(|sequence| sequence.chunk).sum();
-        if computed == 0 {
+        if computed == 0 && self.under_way.is_none() {
             return Ok(());
         }
-        match self.forward() {
-            Ok(logits) => self.deliver(logits, events),
-            Err(error) => {
-                tracing::warn!(%error, "a forward pass failed");
-                let failed = self.scheduler.abandon();
-                events.extend(failed.iter().map(|sequence| Event::Failed { id: sequence.id, error: error.clone() }));
-                self.cache.reset()?;
-            }
+        let launched = if computed > 0 { self.launch().map(Some) } else { Ok(None) };
+        // What the last pass gave is read, and its text made, while the device computes this one.
+        if let Some(pass) = self.under_way.take() {
+            self.land(pass, events)?;
+        }
+        match launched {
+            Ok(Some(pass)) => match self.advance(&pass) {
+                true => self.under_way = Some(pass),
+                false => self.land(pass, events)?,
+            },
+            Ok(None) => {}
+            Err(error) => self.fail(&error, |sequence| sequence.chunk > 0, events)?,
         }
         self.metrics.count_step(computed - decoded, decoded, begin.elapsed());
         Ok(())
@@ -217,42 +240,82 @@ impl Engine {
         Ok(())
     }
 
-    /// The logits of this step's rows, `vocab_size` for each.
-    fn forward(&mut self) -> Result<Vec<f32>> {
+    /// Starts this step's forward pass.
+    fn launch(&mut self) -> Result<Pass> {
         let (groups, block_size) = (self.cache.groups().len(), self.cache.block_size());
-        let batch = batch(self.model.device(), &self.scheduler.running, groups, block_size)?;
+        let device = self.model.device().clone();
+        let under_way = self.under_way.as_ref().and_then(|pass| pass.readout.tokens());
+        let batch = batch(&device, &self.scheduler.running, under_way, groups, block_size)?;
         let logits = self.model.forward(&batch, &mut self.cache)?;
         let expected = [batch.outputs.shape()[0], self.limits.vocab_size];
         if **logits.shape() != expected {
             let message = format!("model: expected logits {expected:?}, found {}", logits.spec());
             return Err(Error::Request { message });
         }
-        Ok(logits.to_f32_vec()?)
+        let in_step = || self.scheduler.running.iter().filter(|sequence| sequence.chunk > 0);
+        let readout = Readout::new(&logits, in_step().flat_map(Sequence::wants).collect())?;
+        let sequences = in_step().map(|sequence| (sequence.id, sequence.rows())).collect();
+        device.flush()?;
+        Ok(Pass { readout, sequences })
     }
 
-    /// Hands each sequence its rows.
-    fn deliver(&mut self, mut logits: Vec<f32>, events: &mut Vec<Event>) {
-        let mut rows = logits.chunks_exact_mut(self.limits.vocab_size);
-        let mut index = 0;
-        while let Some(sequence) = self.scheduler.running.get_mut(index) {
-            let count = if sequence.chunk > 0 { sequence.rows() } else { 0 };
-            let before = sequence.tokens.len();
-            let ended = sequence.take_rows(rows.by_ref().take(count), events);
-            self.metrics.generated_tokens += sequence.tokens.len() - before;
+    /// Goes past a pass that is launched. Says whether the next can be prepared before this one is read; then its
+    /// tokens are awaited.
+    fn advance(&mut self, pass: &Pass) -> bool {
+        let queued = self.model.device().evaluation() == Evaluation::Queued;
+        let meanwhile = queued && pass.readout.tokens().is_some();
+        let mut row = 0;
+        for &(id, rows) in &pass.sequences {
+            if let Some(sequence) = self.scheduler.running.iter_mut().find(|sequence| sequence.id == id) {
+                sequence.computed += std::mem::take(&mut sequence.chunk);
+                if meanwhile && rows > 0 {
+                    sequence.await_token(row);
+                }
+            }
+            row += rows;
+        }
+        meanwhile
+    }
+
+    /// Hands each sequence of a pass its rows. One that has ended since is passed over.
+    fn land(&mut self, pass: Pass, events: &mut Vec<Event>) -> Result<()> {
+        let Pass { readout, sequences } = pass;
+        let found = match readout.read() {
+            Ok(found) => found,
+            Err(error) => {
+                self.under_way = None;
+                let failed = |sequence: &Sequence| sequences.iter().any(|&(id, _)| id == sequence.id);
+                return self.fail(&error, failed, events);
+            }
+        };
+        let mut found = found.into_iter();
+        for (id, count) in sequences {
+            let rows: Vec<Found> = found.by_ref().take(count).collect();
+            let Some(sequence) = self.scheduler.find(id) else { continue };
+            let before = sequence.known;
+            let ended = sequence.take_rows(rows.into_iter(), events);
+            self.metrics.generated_tokens += sequence.known - before;
             if count > 0 && sequence.time_to_first_token.is_none() {
                 let elapsed = sequence.submitted.elapsed();
                 sequence.time_to_first_token = Some(elapsed);
                 self.metrics.count_first_token(elapsed);
             }
-            match ended {
-                Ok(None) => {
-                    index += 1;
-                    continue;
-                }
-                Ok(Some(reason)) => events.push(self.scheduler.take(index).finish(reason)),
-                Err(error) => events.push(Event::Failed { id: self.scheduler.take(index).id, error }),
-            }
+            let event = match ended {
+                Ok(None) => continue,
+                Ok(Some(reason)) => self.scheduler.take_id(id).map(|sequence| sequence.finish(reason)),
+                Err(error) => self.scheduler.take_id(id).map(|_| Event::Failed { id, error }),
+            };
+            events.extend(event);
         }
+        Ok(())
+    }
+
+    /// After a pass that failed: its sequences fail, the others begin again in an empty cache.
+    fn fail(&mut self, error: &Error, failed: impl Fn(&Sequence) -> bool, events: &mut Vec<Event>) -> Result<()> {
+        tracing::warn!(%error, "a forward pass failed");
+        let failed = self.scheduler.abandon(failed);
+        events.extend(failed.iter().map(|sequence| Event::Failed { id: sequence.id, error: error.clone() }));
+        Ok(self.cache.reset()?)
     }
 }
 

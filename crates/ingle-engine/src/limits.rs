@@ -3,7 +3,7 @@
 
 use ingle_nn::AdapterId;
 
-use crate::{Error, Generate, Request, Result, Task};
+use crate::{Error, Generate, Next, Request, Result, Task};
 
 /// What a request must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,8 @@ impl Limits {
     ///
     /// # Errors
     /// [`Error::Request`] for an empty prompt, one longer than the context, a token id outside the vocabulary,
-    /// a position outside the prompt, an adapter that the model has not, an empty stop string, a stop string without a tokeniser;
+    /// a position, a token to score or an adapter that is not there, an empty stop string, a stop string without a
+    /// tokeniser;
     /// [`Error::Sampling`] for a sampling option out of range.
     pub fn check(&self, request: &Request) -> Result<()> {
         let (prompt, vocab_size) = (&request.prompt, self.vocab_size);
@@ -55,7 +56,21 @@ impl Limits {
                 prompt.len() - 1,
                 prompt.len()
             )),
+            Task::Next(next) => self.check_next(next),
             Task::Logits { .. } | Task::Score { .. } => Ok(()),
+        }
+    }
+
+    fn check_next(&self, next: &Next) -> Result<()> {
+        let refuse = |message: String| Err(Error::Request { message });
+        match next {
+            Next::Likeliest(0) => refuse("the 0 likeliest tokens: expected at least 1".into()),
+            Next::Tokens(tokens) if tokens.is_empty() => refuse("no token to score; give at least one".into()),
+            Next::Tokens(tokens) => match tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
+                Some(id) => refuse(format!("token {id} to score: the vocabulary has {} tokens", self.vocab_size)),
+                None => Ok(()),
+            },
+            Next::Likeliest(_) => Ok(()),
         }
     }
 

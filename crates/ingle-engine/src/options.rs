@@ -15,8 +15,9 @@ pub struct EngineOptions {
     /// Positions that a token can see at most, and the longest prompt; the model's own context length if
     /// `None`. An answer that is asked to be longer slides on: it sees the last so many tokens.
     pub context_length: Option<usize>,
-    /// Tokens computed in one step: prompts longer than this are computed in chunks.
-    pub step_tokens: usize,
+    /// Tokens computed in one step, as many as make the device busy if `None`: prompts longer than this are computed
+    /// in chunks.
+    pub step_tokens: Option<usize>,
     /// Requests computed at once; more wait.
     pub max_sequences: usize,
     /// Positions in one block of the key-value cache: prefixes are shared in whole blocks.
@@ -29,24 +30,27 @@ pub struct EngineOptions {
     /// Bytes up to which the key-value cache grows rather than forget a prompt; what one sequence can use
     /// but at most 256 MiB if `None`.
     pub prefix_bytes: Option<usize>,
-    /// Bytes of logits that one step may give; at least one row comes.
-    pub logits_bytes: usize,
+    /// Bytes of logits that one step may give, 128 KiB for each of its tokens if `None`; at least one row comes.
+    pub logits_bytes: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
         EngineOptions {
             context_length: None,
-            step_tokens: 512,
+            step_tokens: None,
             max_sequences: 256,
             block_size: 16,
             kv_dtype: None,
             kv_bytes: None,
             prefix_bytes: None,
-            logits_bytes: 64 << 20,
+            logits_bytes: None,
         }
     }
 }
+
+/// Bytes of logits for each token of a step: a vocabulary of 32,768 tokens.
+const LOGITS_BYTES: usize = 128 << 10;
 
 /// Most that prefixes take of their own accord.
 const PREFIX_BYTES: usize = 256 << 20;
@@ -65,9 +69,11 @@ pub(crate) struct Setup {
 impl EngineOptions {
     pub(crate) fn setup(&self, model: &dyn Model) -> Result<Setup> {
         let summary = model.summary();
+        let step_tokens = self.step_tokens.unwrap_or_else(|| model.device().busy_rows());
+        let logits_bytes = self.logits_bytes.unwrap_or_else(|| step_tokens.saturating_mul(LOGITS_BYTES));
         let sizes = [
             ("context_length", self.context_length.unwrap_or(summary.context_length)),
-            ("step_tokens", self.step_tokens),
+            ("step_tokens", step_tokens),
             ("max_sequences", self.max_sequences),
             ("block_size", self.block_size),
         ];
@@ -97,7 +103,7 @@ impl EngineOptions {
                 format!("kv_bytes: expected at least {} for a context of one token, found {limit}", bytes(1, 1));
             return Err(Error::Request { message });
         }
-        let ample = bytes(context_length, self.step_tokens);
+        let ample = bytes(context_length, step_tokens);
         Ok(Setup {
             layers: clipped(&layers, context_length),
             block_size: self.block_size,
@@ -106,13 +112,13 @@ impl EngineOptions {
             pools: PoolLimits {
                 context_length,
                 sequences: self.max_sequences,
-                step_tokens: self.step_tokens,
+                step_tokens,
                 bytes: limit,
                 prefix_bytes: self.prefix_bytes.unwrap_or(ample.min(PREFIX_BYTES)),
             },
             step: StepLimits {
-                tokens: self.step_tokens,
-                rows: (self.logits_bytes / summary.vocab_size.saturating_mul(size_of::<f32>()).max(1)).max(1),
+                tokens: step_tokens,
+                rows: (logits_bytes / summary.vocab_size.saturating_mul(size_of::<f32>()).max(1)).max(1),
                 sequences: self.max_sequences,
             },
         })

@@ -35,12 +35,23 @@ pub enum Task {
         /// The first position whose logits are wanted.
         from: usize,
     },
+    /// What may come after the prompt, in one [`Event::Next`].
+    Next(Next),
     /// The natural-log probability of each prompt token from index `from` on given those before it, in one
     /// [`Event::Scores`]. `from` is at least 1.
     Score {
         /// The first token that is scored.
         from: usize,
     },
+}
+
+/// Of which tokens the natural-log probability is wanted, as the one that comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Of so many of the likeliest.
+    Likeliest(usize),
+    /// Of these; at least one.
+    Tokens(Vec<u32>),
 }
 
 /// How to continue a prompt.
@@ -78,6 +89,13 @@ pub enum Event {
         /// One number for each token of the vocabulary.
         row: Vec<f32>,
     },
+    /// What [`Task::Next`] asked for.
+    Next {
+        /// Whose.
+        id: RequestId,
+        /// Tokens with the natural logarithm of their probability: as they were given, or likeliest first.
+        logprobs: Vec<(u32, f32)>,
+    },
     /// What [`Task::Score`] asked for.
     Scores {
         /// Whose.
@@ -109,6 +127,7 @@ impl Event {
         match self {
             Event::Token { id, .. }
             | Event::Logits { id, .. }
+            | Event::Next { id, .. }
             | Event::Scores { id, .. }
             | Event::Finished { id, .. }
             | Event::Failed { id, .. } => *id,

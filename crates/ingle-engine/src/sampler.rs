@@ -122,6 +122,23 @@ impl Sampler {
         self.penalties.count(chosen);
         Ok(chosen)
     }
+
+    /// Whether the likeliest token is taken as the model gives it.
+    pub fn takes_likeliest(&self) -> bool {
+        self.options.temperature == 0.0 && self.penalties.are_none()
+    }
+
+    /// Takes the likeliest token, which somebody else has found.
+    ///
+    /// # Errors
+    /// Those of [`Sampler::sample`].
+    pub fn take(&mut self, token: u32, logit: f32) -> Result<u32> {
+        if !logit.is_finite() {
+            return Err(no_choice(logit));
+        }
+        self.penalties.count(token);
+        Ok(token)
+    }
 }
 
 /// The first largest logit, with its index.
@@ -141,13 +158,16 @@ fn maximum(logits: &[f32]) -> Result<(u32, f32)> {
     let index = logits.iter().position(|&x| x == max);
     match index {
         Some(index) if found.is_finite() => Ok((index as u32, max)),
-        _ => Err(Error::Request {
-            message: format!(
-                "no token can be chosen: expected logits with a finite maximum, found {found}; \
-                 check the weights, or load with dtype f32, or forbid fewer tokens"
-            ),
-        }),
+        _ => Err(no_choice(found)),
     }
+}
+
+fn no_choice(found: f32) -> Error {
+    let message = format!(
+        "no token can be chosen: expected logits with a finite maximum, found {found}; \
+         check the weights, or load with dtype f32, or forbid fewer tokens"
+    );
+    Error::Request { message }
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ struct Budget {
 impl Budget {
     /// How many tokens of a sequence it can pay for.
     fn affords(&self, sequence: &Sequence) -> usize {
+        if sequence.awaits_its_end() {
+            return 0;
+        }
         let start = sequence.computed;
         let wanted = sequence.end().min(sequence.next_row() + self.rows) - start;
         wanted.min(self.tokens)
@@ -105,7 +108,7 @@ impl Scheduler {
             if covered > start {
                 sequence.chunk = covered.min(start + affordable) - start;
                 sequence.last_step = self.step;
-                self.blocks.register(lease, &sequence.tokens, start + sequence.chunk);
+                self.blocks.register(lease, &sequence.tokens, sequence.known.min(start + sequence.chunk));
                 budget.pay(sequence);
                 return;
             }
@@ -170,7 +173,7 @@ impl Scheduler {
             if sequence.chunk > 0 {
                 sequence.last_step = self.step;
             }
-            self.blocks.register(&mut lease, &sequence.tokens, cached + sequence.chunk);
+            self.blocks.register(&mut lease, &sequence.tokens, sequence.known.min(cached + sequence.chunk));
             sequence.lease = Some(lease);
             budget.pay(&sequence);
             self.running.push(sequence);
@@ -179,7 +182,8 @@ impl Scheduler {
 
     /// Takes out the oldest running sequence if nothing at all can be computed.
     fn stuck(&mut self) -> Option<(Sequence, Error)> {
-        if self.running.is_empty() || self.running.iter().any(|sequence| sequence.chunk > 0) {
+        let goes_on = |sequence: &Sequence| sequence.chunk > 0 || sequence.awaited.is_some();
+        if self.running.is_empty() || self.running.iter().any(goes_on) {
             return None;
         }
         let sequence = self.take(0);
@@ -223,25 +227,32 @@ impl Scheduler {
         taken
     }
 
+    /// A sequence, running or waiting.
+    pub fn find(&mut self, id: RequestId) -> Option<&mut Sequence> {
+        self.running.iter_mut().chain(&mut self.waiting).find(|sequence| sequence.id == id)
+    }
+
     /// Takes out a sequence.
     pub fn take_id(&mut self, id: RequestId) -> Option<Sequence> {
         self.take_where(|sequence| sequence.id == id).pop()
     }
 
-    /// After a failed step, whose cache is lost: takes out the sequences that it computed. The others begin
+    /// After a failed step, whose cache is lost: takes out the running sequences that `failed` says. The others begin
     /// again.
-    pub fn abandon(&mut self) -> Vec<Sequence> {
-        let mut failed = Vec::new();
+    pub fn abandon(&mut self, failed: impl Fn(&Sequence) -> bool) -> Vec<Sequence> {
+        let mut lost = Vec::new();
         for mut sequence in std::mem::take(&mut self.running).into_iter().rev() {
             sequence.lease = None;
-            sequence.computed = 0;
-            match std::mem::take(&mut sequence.chunk) {
-                0 => self.waiting.push_front(sequence),
-                _ => failed.push(sequence),
+            let failed = failed(&sequence);
+            sequence.begin_again();
+            match failed {
+                true => lost.push(sequence),
+                false => self.waiting.push_front(sequence),
             }
         }
+        self.waiting.iter_mut().for_each(Sequence::begin_again);
         self.blocks.reset();
-        failed.reverse();
-        failed
+        lost.reverse();
+        lost
     }
 }

@@ -7,15 +7,19 @@ use ingle_nn::AdapterId;
 
 use crate::answer::Answer;
 use crate::blocks::Lease;
-use crate::sampler::LogSoftmax;
-use crate::{Event, FinishReason, RequestId, Result, Usage};
+use crate::readout::{self, Found, Want};
+use crate::{Event, FinishReason, Next, RequestId, Result, Usage};
 
 /// A request, its tokens and how far they are computed.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub id: RequestId,
-    /// The prompt and what was generated.
+    /// The prompt and what was generated. Those after `known` are being computed: a 0 stands in for each.
     pub tokens: Vec<u32>,
+    /// How many tokens are known.
+    pub known: usize,
+    /// Of the last token, if it is not known: the row of the pass under way that it follows.
+    pub awaited: Option<usize>,
     pub prompt_tokens: usize,
     pub work: Work,
     pub adapter: Option<AdapterId>,
@@ -41,6 +45,8 @@ pub(crate) enum Work {
     Generate(Box<Answer>),
     /// Logits, from this position on.
     Logits { next: usize },
+    /// What may come after the last token.
+    Next(Next),
     /// Log-probabilities of the tokens from index `from` on.
     Score { from: usize, logprobs: Vec<f32> },
 }
@@ -58,15 +64,23 @@ impl Sequence {
     /// The first token whose logits are wanted, so that it must be computed. All after it are wanted too.
     pub fn next_row(&self) -> usize {
         match &self.work {
-            Work::Generate(_) => self.tokens.len() - 1,
+            Work::Generate(_) | Work::Next(_) => self.tokens.len() - 1,
             Work::Logits { next } => *next,
             Work::Score { from, logprobs } => from - 1 + logprobs.len(),
         }
     }
 
-    /// Tokens generated, a stop token included.
+    /// Tokens generated and known, a stop token included.
     pub fn generated_tokens(&self) -> usize {
-        self.tokens.len() - self.prompt_tokens
+        self.known - self.prompt_tokens
+    }
+
+    /// Whether nothing more is to be computed once the tokens under way are known.
+    pub fn awaits_its_end(&self) -> bool {
+        match &self.work {
+            Work::Generate(answer) => self.tokens.len() - self.known >= answer.left(),
+            _ => false,
+        }
     }
 
     /// Whether one token more is all there is to compute.
@@ -76,7 +90,7 @@ impl Sequence {
 
     /// Whether it is past its prompt and awaits its next token.
     pub fn decodes(&self) -> bool {
-        self.generated_tokens() > 0 && self.is_ready()
+        self.tokens.len() > self.prompt_tokens && self.is_ready()
     }
 
     /// How many rows of logits this step's chunk gives: those of its last tokens.
@@ -84,41 +98,90 @@ impl Sequence {
         (self.computed + self.chunk).saturating_sub(self.next_row())
     }
 
-    /// Takes the rows of logits of this step's chunk; says why the request has ended, if it has.
-    pub fn take_rows<'a>(
+    /// What is wanted of each row of this step's chunk.
+    pub fn wants(&self) -> Vec<Want> {
+        let rows = self.rows();
+        match &self.work {
+            Work::Generate(answer) => vec![answer.want(); rows],
+            Work::Next(Next::Likeliest(1)) => vec![Want::Top; rows],
+            Work::Next(Next::Tokens(tokens)) => vec![Want::Logprobs(tokens.clone()); rows],
+            Work::Logits { .. } | Work::Next(Next::Likeliest(_)) => vec![Want::Row; rows],
+            Work::Score { .. } => {
+                let first = self.next_row() + 1;
+                self.tokens[first..first + rows].iter().map(|&token| Want::Logprobs(vec![token])).collect()
+            }
+        }
+    }
+
+    /// Goes on with a token that is still to come: the one that follows this row of the pass under way.
+    pub fn await_token(&mut self, row: usize) {
+        self.tokens.push(0);
+        self.awaited = Some(row);
+    }
+
+    /// Takes what was found of the rows of a chunk that is computed; says why the request has ended, if it has.
+    pub fn take_rows(
         &mut self,
-        rows: impl Iterator<Item = &'a mut [f32]>,
+        rows: impl Iterator<Item = Found>,
         events: &mut Vec<Event>,
     ) -> Result<Option<FinishReason>> {
         let id = self.id;
-        self.computed += std::mem::take(&mut self.chunk);
-        for row in rows {
-            match &mut self.work {
-                Work::Generate(answer) => {
-                    let next = answer.next(row)?;
-                    self.tokens.push(next.token.id);
+        for found in rows {
+            match (&mut self.work, found) {
+                (Work::Generate(answer), found) => {
+                    let next = match found {
+                        Found::Likeliest { token, logit } => answer.take(token, logit)?,
+                        Found::Row(mut row) => answer.choose(&mut row)?,
+                        Found::Top { .. } | Found::Logprobs(_) => continue,
+                    };
+                    match self.tokens.get_mut(self.known) {
+                        Some(awaited) => *awaited = next.token.id,
+                        None => self.tokens.push(next.token.id),
+                    }
+                    self.known += 1;
+                    if self.known == self.tokens.len() {
+                        self.awaited = None;
+                    }
                     events.push(Event::Token { id, token: next.token });
                     if next.finished.is_some() {
                         return Ok(next.finished);
                     }
                 }
-                Work::Logits { next } => {
-                    events.push(Event::Logits { id, position: *next, row: row.to_vec() });
+                (Work::Logits { next }, Found::Row(row)) => {
+                    events.push(Event::Logits { id, position: *next, row });
                     *next += 1;
                     if *next == self.tokens.len() {
                         return Ok(Some(FinishReason::Stop));
                     }
                 }
-                Work::Score { from, logprobs } => {
-                    logprobs.push(LogSoftmax::new(row).of(self.tokens[*from + logprobs.len()]));
+                (Work::Next(next), found) => {
+                    let logprobs = match (next, found) {
+                        (Next::Tokens(tokens), Found::Logprobs(found)) => tokens.iter().copied().zip(found).collect(),
+                        (Next::Likeliest(_), Found::Top { token, logprob }) => vec![(token, logprob)],
+                        (Next::Likeliest(count), Found::Row(row)) => readout::top(&row, *count),
+                        _ => continue,
+                    };
+                    events.push(Event::Next { id, logprobs });
+                    return Ok(Some(FinishReason::Stop));
+                }
+                (Work::Score { from, logprobs }, Found::Logprobs(found)) => {
+                    logprobs.extend(found);
                     if *from + logprobs.len() == self.tokens.len() {
                         events.push(Event::Scores { id, logprobs: std::mem::take(logprobs) });
                         return Ok(Some(FinishReason::Stop));
                     }
                 }
+                // Nothing else was asked for.
+                (Work::Logits { .. } | Work::Score { .. }, _) => {}
             }
         }
         Ok(None)
+    }
+
+    /// Forgets what it awaits, and begins again.
+    pub fn begin_again(&mut self) {
+        self.tokens.truncate(self.known);
+        (self.awaited, self.computed, self.chunk) = (None, 0, 0);
     }
 
     /// The request's last event.

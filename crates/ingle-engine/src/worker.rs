@@ -49,10 +49,18 @@ pub struct Canceller(Arc<AtomicBool>);
 
 #[derive(Debug)]
 enum Command {
-    Submit { id: RequestId, request: Box<Request>, client: Client },
+    Submit(Vec<Submission>),
     ResetMetrics { done: mpsc::Sender<Result<()>> },
     ForgetPrefixes { done: mpsc::Sender<Result<()>> },
     ClearPrefixCache { done: mpsc::Sender<Result<()>> },
+}
+
+/// A request on its way to the engine.
+#[derive(Debug)]
+struct Submission {
+    id: RequestId,
+    request: Request,
+    client: Client,
 }
 
 /// The engine's end of a stream.
@@ -91,13 +99,29 @@ impl Worker {
     /// # Errors
     /// Those of [`Limits::check`]; [`Error::Stopped`] after the engine has failed.
     pub fn submit(&self, request: Request) -> Result<EventStream> {
-        self.limits.check(&request)?;
-        let (events, receiver) = async_channel::unbounded();
-        let cancel = Canceller::default();
-        let client = Client { events, cancel: cancel.clone() };
-        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        self.send(Command::Submit { id, request: Box::new(request), client })?;
-        Ok(EventStream { id, events: Box::pin(receiver), cancel, shared: self.shared.clone(), ended: false })
+        self.submit_all(vec![request]).pop().unwrap_or_else(|| Err(self.shared.why_stopped()))
+    }
+
+    /// Takes requests on together, so that the engine's next step sees them all.
+    ///
+    /// # Errors
+    /// For each request, those of [`Worker::submit`].
+    pub fn submit_all(&self, requests: Vec<Request>) -> Vec<Result<EventStream>> {
+        let mut submissions = Vec::with_capacity(requests.len());
+        let mut begin = |request: Request| {
+            self.limits.check(&request)?;
+            let (events, receiver) = async_channel::unbounded();
+            let cancel = Canceller::default();
+            let client = Client { events, cancel: cancel.clone() };
+            let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+            submissions.push(Submission { id, request, client });
+            Ok(EventStream { id, events: Box::pin(receiver), cancel, shared: self.shared.clone(), ended: false })
+        };
+        let streams: Vec<Result<EventStream>> = requests.into_iter().map(&mut begin).collect();
+        match self.send(Command::Submit(submissions)) {
+            Ok(()) => streams,
+            Err(error) => streams.into_iter().map(|stream| stream.and(Err(error.clone()))).collect(),
+        }
     }
 
     /// What a request must keep to.
@@ -281,10 +305,14 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
 
 fn obey(command: Command, engine: &mut Engine, clients: &mut Clients, shared: &Shared) {
     match command {
-        Command::Submit { id, request, client } => match engine.submit_as(id, *request) {
-            Ok(()) => drop(clients.insert(id, client)),
-            Err(error) => client.deliver(Event::Failed { id, error }),
-        },
+        Command::Submit(submissions) => {
+            for Submission { id, request, client } in submissions {
+                match engine.submit_as(id, request) {
+                    Ok(()) => drop(clients.insert(id, client)),
+                    Err(error) => client.deliver(Event::Failed { id, error }),
+                }
+            }
+        }
         Command::ResetMetrics { done } => {
             engine.reset_metrics();
             shared.show(engine);

@@ -54,6 +54,7 @@ rust::String device_name();
 std::unique_ptr<Arrays> new_arrays();
 void eval(const Arrays& arrays);
 void async_eval(const Arrays& arrays);
+bool is_scheduled(const Array& array);
 void read(const Array& array, rust::Slice<std::uint8_t> to);
 
 Handle upload(rust::Slice<const std::uint8_t> bytes, Ints shape, Kind kind);

@@ -87,6 +87,8 @@ mod ffi {
         fn eval(arrays: &Arrays) -> Result<()>;
         /// Starts computing the arrays.
         fn async_eval(arrays: &Arrays) -> Result<()>;
+        /// Whether an array is computed, or being computed.
+        fn is_scheduled(array: &Array) -> bool;
         /// An array's elements in row-major order; `to` is as long as they are.
         fn read(array: &Array, to: &mut [u8]) -> Result<()>;
 
@@ -189,7 +191,7 @@ mod ffi {
 pub(crate) use ffi::*;
 
 // SAFETY: an array is a reference-counted node that MLX changes when it computes. Every function of the bridge
-// that touches one, and its destructor, holds the one lock of `bridge.cc` while it does, on whatever thread; and
+// that touches one, and its destructor, holds the one lock of `bridge/state.h` while it does, on whatever thread; and
 // the stream that arrays are bound to is made to be used from any thread.
 unsafe impl Send for Array {}
 // SAFETY: as above; a shared reference gives access to nothing but those functions.

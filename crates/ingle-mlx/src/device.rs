@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ingle_tensor::{
-    Bytes, DType, Device, Error, Invariance, Memory, Op, PagedAttention, Quantization, Result, Spec, Storage, Tensor,
+    Bytes, DType, Device, Error, Evaluation, Invariance, Memory, Op, PagedAttention, Quantization, Result, Spec,
+    Storage, Tensor,
 };
 
 use crate::array::Array;
@@ -120,7 +121,7 @@ impl MlxDevice {
         let make = || Ok(Arc::new(Plan::new(op, &places, key)?));
         let plan = self.plans.get(&[&blocks, &sequences, &positions], key, make)?;
         if output.shape.elements() == 0 {
-            return layout::full(op, output, 0.0);
+            return layout::empty(op, output);
         }
         let operands =
             Operands { q: (plain(op, q)?, &q_spec), keys: (plain(op, keys)?, &kv_spec), values: plain(op, values)? };
@@ -130,12 +131,19 @@ impl MlxDevice {
     /// The array, or the storage, that `op` makes.
     fn compute(&self, op: &Op, inputs: Vec<Tensor>, output: &Spec) -> Result<MlxStorage> {
         let name = op.name();
+        // MLX's kernels are not made for nothing: on CUDA, launching one over no elements ends the process.
+        if output.shape.elements() == 0 && !reads_an_index(op) {
+            return Ok(MlxStorage::dense(layout::empty(name, output)?));
+        }
         let array = match op {
             Op::Full { value, .. } => layout::full(name, output, *value),
             Op::Arange { len } => layout::arange(name, *len),
             Op::Reshape { shape } => {
-                let [x] = arrays(name, inputs)?;
-                layout::reshape(name, &x, shape)
+                let [x] = counted(name, inputs)?;
+                let storage = MlxStorage::of(name, x)?;
+                let below = storage.below();
+                let array = layout::reshape(name, &storage.plain(name, output.dtype)?, shape)?;
+                return Ok(MlxStorage::dense(array).bounded(below));
             }
             Op::Permute { axes } => {
                 let [x] = arrays(name, inputs)?;
@@ -151,8 +159,12 @@ impl MlxDevice {
                 layout::broadcast(name, &x, shape)
             }
             Op::Concat { axis } => {
-                let parts: Vec<Array> = inputs.into_iter().map(|x| plain(name, x)).collect::<Result<_>>()?;
-                layout::concat(name, &parts, *axis)
+                let storages = inputs.into_iter().filter(|x| x.shape().elements() > 0).map(|x| MlxStorage::of(name, x));
+                let storages: Vec<MlxStorage> = storages.collect::<Result<_>>()?;
+                let below = storages.iter().map(MlxStorage::below).collect::<Option<Vec<_>>>();
+                let parts = storages.into_iter().map(|storage| storage.plain(name, output.dtype));
+                let array = layout::concat(name, &parts.collect::<Result<Vec<Array>>>()?, *axis)?;
+                return Ok(MlxStorage::dense(array).bounded(below.and_then(|all| all.into_iter().max())));
             }
             Op::Cast { dtype } => {
                 let [x] = counted(name, inputs)?;
@@ -181,8 +193,10 @@ impl MlxDevice {
                 elementwise::reduce(name, *function, *axis, (&plain(name, x)?, &spec), output)
             }
             Op::ArgMax { axis } => {
-                let [x] = arrays(name, inputs)?;
-                elementwise::argmax(name, *axis, &x, output)
+                let [x] = counted(name, inputs)?;
+                let below = x.shape()[*axis];
+                let array = elementwise::argmax(name, *axis, &plain(name, x)?)?;
+                return Ok(MlxStorage::dense(array).bounded(Some(below)));
             }
             Op::MatMul => {
                 let [a, b] = arrays(name, inputs)?;
@@ -190,9 +204,18 @@ impl MlxDevice {
             }
             Op::TakeRows => {
                 let [table, index] = counted(name, inputs)?;
-                let numbers = self.numbers(name, &index)?;
                 let spec = table.spec().clone();
-                rows::take(name, (MlxStorage::of(name, table)?, &spec), &plain(name, index)?, &numbers)
+                // What the device found itself, as the tokens of the step before, need not be read to be trusted.
+                if !below(&index).is_some_and(|below| below <= spec.shape[0]) {
+                    rows::check(name, &self.numbers(name, &index)?, spec.shape[0])?;
+                }
+                if output.shape.elements() == 0 {
+                    return Ok(MlxStorage::dense(layout::empty(name, output)?));
+                }
+                let table = MlxStorage::of(name, table)?;
+                let bound = table.below();
+                let array = rows::take(name, (table, &spec), &plain(name, index)?)?;
+                return Ok(MlxStorage::dense(array).bounded(bound));
             }
             Op::WriteRows => {
                 let [target, new, index] = counted(name, inputs)?;
@@ -214,7 +237,7 @@ impl MlxDevice {
             }
             Op::DequantizeRows => {
                 let [x] = arrays(name, inputs)?;
-                rows::dequantize(name, &x, output)
+                rows::dequantize(name, &x)
             }
             Op::Dequantize { quantization, .. } => return linear::dequantize(name, inputs, *quantization, output),
             Op::Pack => {
@@ -277,6 +300,19 @@ impl MlxDevice {
         };
         linear::linear(op, self.engine, (&x, &specs[0]), weight, bias, output)
     }
+}
+
+/// Operations that refuse what is outside a table also where their result is empty, or whose result has a form of its own.
+fn reads_an_index(op: &Op) -> bool {
+    let rows = matches!(op, Op::TakeRows | Op::WriteRows | Op::AddRows { .. });
+    let attention = matches!(op, Op::PagedAttention(_) | Op::PagedAttentionGrad { .. });
+    let targets = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
+    rows || attention || targets || matches!(op, Op::Dequantize { .. } | Op::Pack)
+}
+
+/// Every element of an index is known to be below this.
+fn below(index: &Tensor) -> Option<usize> {
+    index.storage().get::<MlxStorage>().and_then(MlxStorage::below)
 }
 
 /// As many inputs as the operation takes; [`Op::infer`] has counted them.
@@ -372,9 +408,12 @@ impl Device for MlxDevice {
 
     fn download(&self, tensor: &Tensor) -> Result<Vec<u8>> {
         let array = plain("download", tensor.clone())?;
-        // In one go with whatever else is alive, so that no graph is left behind.
-        self.pending.add(&array, 0);
-        self.pending.compute("download")?;
+        // What was flushed is under way, and what was asked for since can wait.
+        if !bridge::is_scheduled(array.get()) {
+            // In one go with whatever else is alive, so that no graph is left behind.
+            self.pending.add(&array, 0);
+            self.pending.compute("download")?;
+        }
         let mut bytes = vec![0; tensor.spec().bytes()];
         bridge::read(array.get(), &mut bytes).map_err(|exception| failed("download", &exception))?;
         Ok(bytes)
@@ -389,6 +428,22 @@ impl Device for MlxDevice {
 
     fn invariance(&self) -> Invariance {
         Invariance::Rounding
+    }
+
+    fn evaluation(&self) -> Evaluation {
+        Evaluation::Queued
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.pending.begin("flush")
+    }
+
+    fn busy_rows(&self) -> usize {
+        match self.engine {
+            Engine::Cuda => 8192,
+            Engine::Metal => 2048,
+            _ => 512,
+        }
     }
 
     fn memory(&self) -> Memory {

@@ -94,10 +94,7 @@ pub(crate) fn reduce(
 }
 
 /// The place of the first largest element along an axis.
-pub(crate) fn argmax(op: &'static str, axis: usize, x: &Array, output: &Spec) -> Result<Array> {
-    if output.shape.elements() == 0 {
-        return layout::full(op, output, 0.0);
-    }
+pub(crate) fn argmax(op: &'static str, axis: usize, x: &Array) -> Result<Array> {
     Array::new(op, bridge::argmax(x.get(), int(op, axis)?))
 }
 

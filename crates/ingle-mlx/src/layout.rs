@@ -6,6 +6,11 @@ use ingle_tensor::{DType, Result, Shape, Spec};
 use crate::array::{Array, arrays, dims, int, ints, kind};
 use crate::bridge;
 
+/// No elements at all.
+pub(crate) fn empty(op: &'static str, output: &Spec) -> Result<Array> {
+    Array::new(op, bridge::upload(&[], &dims(op, &output.shape)?, kind(output.dtype)))
+}
+
 /// Every element `value`.
 pub(crate) fn full(op: &'static str, output: &Spec, value: f64) -> Result<Array> {
     let shape = dims(op, &output.shape)?;

@@ -137,7 +137,7 @@ pub(crate) fn dequantize(
                 .map_err(|parts| unsuited(op, format!("a quantised matrix has 3 parts, found {}", parts.len())))?;
             let form = match output.shape.elements() {
                 // MLX takes no empty matrix.
-                0 => Form::Dense(layout::full(op, output, 0.0)?),
+                0 => Form::Dense(layout::empty(op, output)?),
                 _ => Form::Affine(Affine { words, scales, offsets, group_size, bits }),
             };
             Ok(MlxStorage::new(form))

@@ -14,7 +14,7 @@ use crate::storage::{Form, MlxStorage, narrowed};
 ///
 /// # Errors
 /// [`Error::Index`] for a number outside.
-fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
+pub(crate) fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
     let outside = |row: &&i32| !usize::try_from(**row).is_ok_and(|row| row < len);
     match index.iter().find(outside) {
         None => Ok(()),
@@ -28,26 +28,13 @@ fn run(index: &[i32]) -> Option<i32> {
     index.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)).then_some(first)
 }
 
-/// The rows of a table that a checked index names.
-pub(crate) fn take(
-    op: &'static str,
-    (table, spec): (MlxStorage, &Spec),
-    index: &Array,
-    numbers: &Arc<[i32]>,
-) -> Result<Array> {
-    check(op, numbers, spec.shape[0])?;
+/// The rows of a table that a checked index names; at least one.
+pub(crate) fn take(op: &'static str, (table, spec): (MlxStorage, &Spec), index: &Array) -> Result<Array> {
     let taken = |table: &Array| Array::new(op, bridge::take(table.get(), index.get()));
     match table.form {
         Form::Dense(table) => taken(&table),
         Form::Turned(table) => narrowed(op, &taken(&layout::permute(op, &table, &[1, 0])?)?, spec.dtype),
-        Form::Affine(affine) => {
-            let rows = affine.rows(op, index)?;
-            // MLX takes no empty matrix.
-            match numbers.is_empty() {
-                true => layout::full(op, &Spec::new([0, spec.shape[1]], spec.dtype), 0.0),
-                false => MlxStorage::new(Form::Affine(rows)).plain(op, spec.dtype),
-            }
-        }
+        Form::Affine(affine) => MlxStorage::new(Form::Affine(affine.rows(op, index)?)).plain(op, spec.dtype),
     }
 }
 
@@ -60,12 +47,9 @@ pub(crate) fn quantize(op: &'static str, (x, spec): (&Array, &Spec), output: &Sp
     }
 }
 
-/// The floats that such rows stand for.
-pub(crate) fn dequantize(op: &'static str, x: &Array, output: &Spec) -> Result<Array> {
-    match output.shape.elements() {
-        0 => layout::full(op, output, 0.0),
-        _ => Array::new(op, bridge::dequantize_rows(x.get())),
-    }
+/// The floats that such rows stand for; at least one.
+pub(crate) fn dequantize(op: &'static str, x: &Array) -> Result<Array> {
+    Array::new(op, bridge::dequantize_rows(x.get()))
 }
 
 /// Sums of the rows that a checked index gives the same number.
@@ -77,9 +61,10 @@ pub(crate) fn add(
 ) -> Result<Array> {
     let count = output.shape[0];
     check(op, numbers, count)?;
-    match output.shape.elements() == 0 || numbers.is_empty() {
-        true => layout::full(op, output, 0.0),
-        false => Array::new(op, bridge::add_rows(rows.get(), index.get(), int(op, count)?)),
+    match (output.shape.elements(), numbers.is_empty()) {
+        (0, _) => layout::empty(op, output),
+        (_, true) => layout::full(op, output, 0.0),
+        (_, false) => Array::new(op, bridge::add_rows(rows.get(), index.get(), int(op, count)?)),
     }
 }
 

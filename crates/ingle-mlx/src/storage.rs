@@ -16,6 +16,8 @@ pub(crate) struct MlxStorage {
     pub(crate) form: Form,
     /// The words of an uploaded index or of a short vector, so that a plan made of them needs no reading back.
     pub(crate) host: Option<Arc<[i32]>>,
+    /// Of an index that the device found: every element is at least 0 and below this.
+    pub(crate) bound: Option<usize>,
     /// Of a norm's weight, what MLX's kernel multiplies with: made once.
     pub(crate) factor: OnceLock<Factor>,
 }
@@ -84,7 +86,21 @@ impl MlxStorage {
 
     /// A tensor in this form.
     pub(crate) fn new(form: Form) -> Self {
-        MlxStorage { form, host: None, factor: OnceLock::new() }
+        MlxStorage { form, host: None, bound: None, factor: OnceLock::new() }
+    }
+
+    /// The same, with a bound of its elements, if there is one.
+    pub(crate) fn bounded(self, bound: Option<usize>) -> Self {
+        MlxStorage { bound, ..self }
+    }
+
+    /// What every element is below, none being negative, as far as that is known without reading them.
+    pub(crate) fn below(&self) -> Option<usize> {
+        let of_words = |words: &Arc<[i32]>| {
+            let all = words.iter().map(|&word| usize::try_from(word).ok());
+            all.collect::<Option<Vec<_>>>().map(|all| all.into_iter().max().map_or(0, |most| most + 1))
+        };
+        self.bound.or_else(|| self.host.as_ref().and_then(of_words))
     }
 
     /// A tensor whose words the host has, too.

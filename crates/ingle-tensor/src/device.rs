@@ -60,6 +60,25 @@ pub trait Device: fmt::Debug + Send + Sync {
         Invariance::Exact
     }
 
+    /// When it computes what it is asked for.
+    fn evaluation(&self) -> Evaluation {
+        Evaluation::Eager
+    }
+
+    /// Starts computing whatever was asked for so far, and returns at once. A device that is [`Evaluation::Eager`]
+    /// has done so.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] for the device's own failures.
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows of activations that make it busy: a pass over more of them costs as much for each.
+    fn busy_rows(&self) -> usize {
+        512
+    }
+
     /// Memory in use now.
     fn memory(&self) -> Memory;
 
@@ -84,6 +103,15 @@ pub enum Invariance {
     /// The same number but for rounding: sums may be taken in another order. Each result is still as near to the
     /// reference as the conformance suite asks.
     Rounding,
+}
+
+/// When a device computes what it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaluation {
+    /// Before [`Device::run`] returns.
+    Eager,
+    /// At the next [`Device::flush`] or [`Device::download`], and while the caller goes on to ask for more.
+    Queued,
 }
 
 /// A device's memory, in bytes.

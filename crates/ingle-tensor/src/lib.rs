@@ -46,7 +46,7 @@ mod tensor;
 #[cfg(test)]
 mod tensor_tests;
 
-pub use device::{Device, DeviceHandle, Invariance, Memory, Storage};
+pub use device::{Device, DeviceHandle, Evaluation, Invariance, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{

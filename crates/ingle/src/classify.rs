@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Classification: from logits and scores to labels and probabilities.
-
-use ingle_engine::text::Tokenizer;
+//! Classification: from log-probabilities to labels and probabilities.
 
 use crate::{Error, Result};
 
@@ -119,32 +117,6 @@ fn log_sum_exp(row: &[f32]) -> f64 {
     f64::from(most) + sum.ln()
 }
 
-/// The likeliest tokens of a row of logits; ties go to the lower id.
-pub(crate) fn top(row: &[f32], count: usize, tokenizer: &Tokenizer) -> Vec<NextToken> {
-    let total = log_sum_exp(row);
-    let mut order: Vec<usize> = (0..row.len()).collect();
-    let count = count.min(order.len());
-    let by_logit = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));
-    if count < order.len() {
-        order.select_nth_unstable_by(count, by_logit);
-        order.truncate(count);
-    }
-    order.sort_unstable_by(by_logit);
-    let next = |index: usize| {
-        let id = u32::try_from(index).unwrap_or(u32::MAX);
-        let probability = (f64::from(row[index]) - total).exp() as f32;
-        NextToken { id, piece: tokenizer.piece(id).unwrap_or_default(), probability }
-    };
-    order.into_iter().map(next).collect()
-}
-
-/// Label scores from one row of logits in which each label is one token.
-pub(crate) fn from_row(row: &[f32], tokens: &[u32], labels: &[String]) -> Vec<LabelScore> {
-    let total = log_sum_exp(row);
-    let logprob = |&token: &u32| row.get(token as usize).map_or(f64::NEG_INFINITY, |&x| f64::from(x) - total);
-    from_logprobs(tokens.iter().map(logprob).collect(), labels)
-}
-
 /// Label scores from the log-probability of each label.
 pub(crate) fn from_logprobs(logprobs: Vec<f64>, labels: &[String]) -> Vec<LabelScore> {
     let narrow: Vec<f32> = logprobs.iter().map(|&x| x as f32).collect();
@@ -164,12 +136,11 @@ mod tests {
     #[test]
     fn probabilities_sum_to_one_good() {
         let labels = ["a".to_owned(), "b".into(), "c".into()];
-        let scores = from_row(&[1.0, 3.0, -2.0, 0.5], &[0, 1, 3], &labels);
+        let scores = from_logprobs(vec![-2.5, -0.5, -3.0], &labels);
         let sum: f32 = scores.iter().map(|score| score.probability).sum();
         assert!((sum - 1.0).abs() < 1e-6, "{scores:?}");
         assert!(scores[1].probability > scores[0].probability);
-        let all: f64 = [1.0f64, 3.0, -2.0, 0.5].iter().map(|x| x.exp()).sum();
-        assert!((f64::from(scores[0].logprob) - (1.0 - all.ln())).abs() < 1e-6);
+        assert!((scores[0].probability / scores[2].probability - 0.5f32.exp()).abs() < 1e-6);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! A model on Ingle's own engine, whatever the device.
 
+mod classify;
+
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,19 +16,15 @@ use ingle_models::{Model, Summary};
 use ingle_nn::{Adapter, AdapterId, ModelFiles};
 use ingle_tensor::{DType, DeviceHandle, Memory};
 
-use crate::classify::{self, Labelled};
 use crate::stream::{Finish, TokenSource, Update, stopped};
 use crate::window::Window;
 use crate::{
     AdapterSource, Classifications, ClassifyOptions, Completion, Completions, EndTokens, Error, GenerateOptions,
-    LoadOptions, LoadProgress, Metrics, ModelInfo, Outcome, Prompt, Result, TextModel, TokenStream, defaults,
+    LoadOptions, LoadProgress, Metrics, ModelInfo, Prompt, Result, TextModel, TokenStream, defaults,
 };
 
 /// Answers started ahead of the one waited for: enough that the engine's batch is always full.
 const AHEAD: usize = 1024;
-
-/// Bytes of logits that may wait to be read.
-const LOGITS_AHEAD: usize = 256 << 20;
 
 /// A model whose tokens Ingle's own engine computes, on any [`ingle_tensor::Device`]: a handle to it, and the adapter
 /// that requests to this handle go through.
@@ -117,7 +115,8 @@ impl EngineModel {
         Ok(self.worker.submit(Request { prompt, task, adapter: self.adapter, deadline: None })?)
     }
 
-    fn start(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
+    /// What is asked of the engine for an answer.
+    fn request(&self, prompt: Prompt, options: &GenerateOptions) -> Result<Request> {
         let stop_tokens = match (options.end_tokens, &prompt) {
             (EndTokens::Ignore, _) => Vec::new(),
             (EndTokens::Stop, Prompt::Chat(_)) => self.tokenizer.end_of_turn_tokens().to_vec(),
@@ -131,56 +130,34 @@ impl EngineModel {
             top_logprobs: options.top_logprobs,
         });
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let request = Request { prompt: self.tokens(prompt)?, task, adapter: self.adapter, deadline };
-        let events = self.worker.submit(request)?;
-        let cancel = options.cancel.as_ref().map(|token| {
-            let canceller = events.canceller();
-            token.on_cancel(move || canceller.cancel())
-        });
-        Ok(TokenStream::new(Box::new(Events(events)), cancel))
+        Ok(Request { prompt: self.tokens(prompt)?, task, adapter: self.adapter, deadline })
     }
 
-    /// Submits what is needed to classify one text.
-    fn begin(&self, text: &str, options: &ClassifyOptions) -> Result<Pending> {
-        let labels = match options {
-            ClassifyOptions::Top(count) => {
-                let prompt = self.tokenizer.encode(text, Special::Add)?;
-                let from = prompt.len().saturating_sub(1);
-                return Ok(Pending::Top { row: self.submit(prompt, Task::Logits { from })?, count: *count });
-            }
-            ClassifyOptions::Labels(labels) => labels,
+    /// Starts an answer to each prompt.
+    fn start_all(&self, prompts: Vec<Prompt>, options: &GenerateOptions) -> Vec<Result<TokenStream>> {
+        let requests = prompts.into_iter().map(|prompt| Ok(vec![self.request(prompt, options)?])).collect();
+        let answer = |streams: Vec<EventStream>| {
+            let events = streams.into_iter().next().ok_or_else(stopped)?;
+            let cancel = options.cancel.as_ref().map(|token| {
+                let canceller = events.canceller();
+                token.on_cancel(move || canceller.cancel())
+            });
+            Ok(TokenStream::new(Box::new(Events(events)), cancel))
         };
-        let encode = |texts: Vec<String>| {
-            texts.iter().map(|text| Ok(self.tokenizer.encode(text, Special::Add)?)).collect::<Result<_>>()
-        };
-        let labelled = Labelled::new(encode, text, labels)?;
-        let from = labelled.shared;
-        match labelled.single_tokens() {
-            // One row of logits scores every label.
-            Some(tokens) if from > 0 => {
-                let prompt = labelled.sequences[0][..from].to_vec();
-                Ok(Pending::Row { row: self.submit(prompt, Task::Logits { from: from - 1 })?, tokens })
-            }
-            _ => {
-                let score = |sequence| self.submit(sequence, Task::Score { from });
-                Ok(Pending::Scores(labelled.sequences.into_iter().map(score).collect::<Result<_>>()?))
-            }
-        }
+        self.submit_all(requests).into_iter().map(|streams| answer(streams?)).collect()
     }
 
-    fn conclude(&self, pending: Pending, options: &ClassifyOptions) -> Result<Outcome> {
-        let labels: &[String] = match options {
-            ClassifyOptions::Labels(labels) => labels,
-            ClassifyOptions::Top(_) => &[],
-        };
-        match pending {
-            Pending::Top { row, count } => Ok(Outcome::Next(classify::top(&one_row(row)?, count, &self.tokenizer))),
-            Pending::Row { row, tokens } => Ok(Outcome::Labels(classify::from_row(&one_row(row)?, &tokens, labels))),
-            Pending::Scores(streams) => {
-                let sums = streams.into_iter().map(sum_of_scores).collect::<Result<_>>()?;
-                Ok(Outcome::Labels(classify::from_logprobs(sums, labels)))
-            }
-        }
+    fn start(&self, prompt: Prompt, options: &GenerateOptions) -> Result<TokenStream> {
+        self.start_all(vec![prompt], options).pop().unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// Submits the requests of all jobs at once; gives each job its streams.
+    fn submit_all(&self, jobs: Vec<Result<Vec<Request>>>) -> Vec<Result<Vec<EventStream>>> {
+        let counts: Vec<Result<usize>> =
+            jobs.iter().map(|job| job.as_ref().map(Vec::len).map_err(Clone::clone)).collect();
+        let mut streams = self.worker.submit_all(jobs.into_iter().flatten().flatten().collect()).into_iter();
+        let of_job = |count: Result<usize>| Ok(streams.by_ref().take(count?).collect::<ingle_engine::Result<_>>()?);
+        counts.into_iter().map(of_job).collect()
     }
 }
 
@@ -204,13 +181,6 @@ fn attach(model: &mut dyn Model, options: &LoadOptions) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A text whose classification is under way.
-enum Pending {
-    Top { row: EventStream, count: usize },
-    Row { row: EventStream, tokens: Vec<u32> },
-    Scores(Vec<EventStream>),
-}
-
 fn rows(stream: EventStream) -> Result<Vec<Vec<f32>>> {
     let mut rows = Vec::new();
     for event in stream {
@@ -218,22 +188,7 @@ fn rows(stream: EventStream) -> Result<Vec<Vec<f32>>> {
             Event::Logits { row, .. } => rows.push(row),
             Event::Finished { .. } => return Ok(rows),
             Event::Failed { error, .. } => return Err(error.into()),
-            Event::Token { .. } | Event::Scores { .. } => {}
-        }
-    }
-    Err(stopped())
-}
-
-fn one_row(stream: EventStream) -> Result<Vec<f32>> {
-    rows(stream)?.pop().ok_or_else(stopped)
-}
-
-fn sum_of_scores(stream: EventStream) -> Result<f64> {
-    for event in stream {
-        match event {
-            Event::Scores { logprobs, .. } => return Ok(logprobs.into_iter().map(f64::from).sum()),
-            Event::Failed { error, .. } => return Err(error.into()),
-            Event::Token { .. } | Event::Logits { .. } | Event::Finished { .. } => {}
+            Event::Token { .. } | Event::Scores { .. } | Event::Next { .. } => {}
         }
     }
     Err(stopped())
@@ -283,19 +238,17 @@ impl TextModel for EngineModel {
 
     fn batch_generate(&self, prompts: Vec<Prompt>, options: &GenerateOptions) -> Result<Completions<'_>> {
         let options = options.clone();
-        let start = move |prompt| self.start(prompt, &options);
+        let start = move |prompts| self.start_all(prompts, &options);
         let finish = |stream: Result<TokenStream>| -> Result<Completion> { stream?.collect_all() };
         Ok(Box::new(Window::new(prompts.into_iter(), AHEAD, start, finish)))
     }
 
     fn classify(&self, texts: Vec<String>, options: &ClassifyOptions) -> Result<Classifications<'_>> {
-        classify::check(options)?;
+        crate::classify::check(options)?;
         let (begin, conclude) = (options.clone(), options.clone());
-        let start = move |text: String| self.begin(&text, &begin);
-        let finish = move |pending: Result<Pending>| self.conclude(pending?, &conclude);
-        let row_bytes = (self.summary.vocab_size * size_of::<f32>()).max(1);
-        let width = (LOGITS_AHEAD / row_bytes).clamp(1, AHEAD);
-        Ok(Box::new(Window::new(texts.into_iter(), width, start, finish)))
+        let start = move |texts| self.begin_all(texts, &begin);
+        let finish = move |pending: Result<classify::Pending>| self.conclude(pending?, &conclude);
+        Ok(Box::new(Window::new(texts.into_iter(), AHEAD, start, finish)))
     }
 
     fn logits(&self, tokens: Vec<u32>, from: usize) -> Result<Vec<Vec<f32>>> {
@@ -349,7 +302,7 @@ fn update(event: Event) -> Option<Result<Update>> {
         Event::Token { token, .. } => Some(Ok(Update::Token(token))),
         Event::Finished { reason, usage, .. } => Some(Ok(Update::Finish(Finish { reason, usage }))),
         Event::Failed { error, .. } => Some(Err(error.into())),
-        Event::Logits { .. } | Event::Scores { .. } => None,
+        Event::Logits { .. } | Event::Next { .. } | Event::Scores { .. } => None,
     }
 }
 

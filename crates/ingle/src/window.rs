@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-/// Starts jobs ahead of the one that is waited for, so that the engine always has a full batch, and no more
-/// than `width` at once, so that a million of them do not take memory all at once.
+/// Starts jobs ahead of the one that is waited for, many together, so that the engine always has a full batch, and
+/// no more than `width` at once, so that a million of them do not take memory all at once.
 pub struct Window<I, S, F, J> {
     inputs: I,
     start: S,
@@ -16,11 +16,11 @@ pub struct Window<I, S, F, J> {
 impl<I, S, F, J, T> Window<I, S, F, J>
 where
     I: Iterator,
-    S: FnMut(I::Item) -> J,
+    S: FnMut(Vec<I::Item>) -> Vec<J>,
     F: FnMut(J) -> T,
 {
-    /// `start` begins a job and returns at once; `finish` waits for its result. The first jobs begin now, beside those
-    /// of other windows.
+    /// `start` begins jobs, one for each input, and returns at once; `finish` waits for the result of one. The first
+    /// jobs begin now, beside those of other windows.
     pub fn new(inputs: I, width: usize, start: S, finish: F) -> Self {
         let mut window = Window { inputs, start, finish, running: VecDeque::new(), width };
         window.fill();
@@ -28,9 +28,13 @@ where
     }
 
     fn fill(&mut self) {
-        while self.running.len() < self.width.max(1) {
-            let Some(input) = self.inputs.next() else { break };
-            self.running.push_back((self.start)(input));
+        // As soon as half of them are done, the other half keeps the engine busy meanwhile.
+        if self.running.len() <= self.width / 2 {
+            let room = self.width.max(1) - self.running.len();
+            let inputs: Vec<I::Item> = self.inputs.by_ref().take(room).collect();
+            if !inputs.is_empty() {
+                self.running.extend((self.start)(inputs));
+            }
         }
     }
 }
@@ -38,7 +42,7 @@ where
 impl<I, S, F, J, T> Iterator for Window<I, S, F, J>
 where
     I: Iterator,
-    S: FnMut(I::Item) -> J,
+    S: FnMut(Vec<I::Item>) -> Vec<J>,
     F: FnMut(J) -> T,
 {
     type Item = T;
@@ -58,9 +62,9 @@ mod tests {
     #[test]
     fn order_is_kept_and_width_respected_good() {
         let started = RefCell::new(0);
-        let start = |n: u32| {
-            *started.borrow_mut() += 1;
-            n
+        let start = |numbers: Vec<u32>| {
+            *started.borrow_mut() += numbers.len();
+            numbers
         };
         let finished = RefCell::new(0);
         let finish = |n: u32| {
@@ -74,6 +78,6 @@ mod tests {
 
     #[test]
     fn a_width_of_nothing_still_goes_on_ugly() {
-        assert_eq!(Window::new(0..3, 0, |n| n, |n| n).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(Window::new(0..3, 0, |jobs| jobs, |n| n).collect::<Vec<_>>(), [0, 1, 2]);
     }
 }

@@ -34,6 +34,11 @@ impl Penalties {
         penalties
     }
 
+    /// Whether no logit is ever changed.
+    pub fn are_none(&self) -> bool {
+        self.bias.is_empty() && !self.repeats() && self.presence == 0.0 && self.frequency == 0.0
+    }
+
     /// How many tokens were generated.
     pub fn generated(&self) -> u64 {
         self.generated

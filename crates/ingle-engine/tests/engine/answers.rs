@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ingle_engine::{EngineOptions, Event, FinishReason, Generate, Request, Sampling, Task};
+use ingle_engine::{EngineOptions, Event, FinishReason, Generate, Next, Request, Sampling, Task};
 use ingle_nn::AdapterId;
 
 use crate::tiny::*;
@@ -42,7 +42,7 @@ fn a_batch_of_eight_gives_the_same_bits_as_each_alone_good() {
         .collect();
     let expected: Vec<Outcome> = requests.iter().cloned().map(alone).collect();
     for step_tokens in [7, 64, 4096] {
-        let mut engine = engine(EngineOptions { step_tokens, ..Default::default() });
+        let mut engine = engine(EngineOptions { step_tokens: Some(step_tokens), ..Default::default() });
         let together = run(&mut engine, requests.clone());
         for (index, (a, b)) in expected.iter().zip(&together).enumerate() {
             assert_eq!((&a.tokens, &a.rows, &a.scores), (&b.tokens, &b.rows, &b.scores), "{index}, {step_tokens}");
@@ -52,7 +52,7 @@ fn a_batch_of_eight_gives_the_same_bits_as_each_alone_good() {
 
 #[test]
 fn decoding_goes_on_while_a_long_prompt_is_prefilled_good() {
-    let mut engine = engine(EngineOptions { step_tokens: 8, ..Default::default() });
+    let mut engine = engine(EngineOptions { step_tokens: Some(8), ..Default::default() });
     let first = engine.submit(generate(prompt(1, 4), 40, 1)).expect("valid");
     let mut events = Vec::new();
     engine.step(&mut events).expect("a step");
@@ -129,7 +129,7 @@ fn a_repeated_prompt_computes_its_last_token_again_ugly() {
 fn a_prefix_whose_window_was_given_back_is_not_trusted_ugly() {
     // The windowed layers have given back what the middle of a long sequence would see; few blocks are left.
     let tokens = prompt(6, 240);
-    let options = EngineOptions { prefix_bytes: Some(0), step_tokens: 16, ..Default::default() };
+    let options = EngineOptions { prefix_bytes: Some(0), step_tokens: Some(16), ..Default::default() };
     let mut engine = engine(options);
     run(&mut engine, vec![logits(tokens.clone(), 239)]);
     for length in [40, 100, 200, 239] {
@@ -159,7 +159,7 @@ fn a_pool_stays_bounded_over_thousands_of_tokens_good() {
 
 #[test]
 fn an_answer_longer_than_the_context_slides_the_same_way_alone_and_not_ugly() {
-    let options = EngineOptions { context_length: Some(40), step_tokens: 16, ..Default::default() };
+    let options = EngineOptions { context_length: Some(40), step_tokens: Some(16), ..Default::default() };
     let request = |seed| generate(prompt(seed, 30), 150, seed);
     let apart = run(&mut engine(options.clone()), vec![request(1)]).remove(0);
     assert_eq!(apart.tokens.len(), 150);
@@ -186,7 +186,7 @@ fn preemption_gives_the_same_tokens_as_room_for_all_good() {
     // Room for about two of them.
     let options = EngineOptions { kv_bytes: Some(70_000), context_length: Some(128), ..Default::default() };
     for step_tokens in [16, 512] {
-        let mut engine = engine(EngineOptions { step_tokens, ..options.clone() });
+        let mut engine = engine(EngineOptions { step_tokens: Some(step_tokens), ..options.clone() });
         assert_eq!(engine.context_length(), 128);
         let outcomes = run(&mut engine, requests.clone());
         for (index, (a, b)) in expected.iter().zip(&outcomes).enumerate() {
@@ -210,7 +210,7 @@ fn few_rows_of_logits_a_step_change_nothing_ugly() {
         })
         .collect();
     let expected: Vec<Outcome> = requests.iter().cloned().map(alone).collect();
-    let mut engine = engine(EngineOptions { logits_bytes: 2 * 4 * VOCAB, ..Default::default() });
+    let mut engine = engine(EngineOptions { logits_bytes: Some(2 * 4 * VOCAB), ..Default::default() });
     for (a, b) in expected.iter().zip(run(&mut engine, requests)) {
         assert_eq!((&a.tokens, &a.rows, &a.scores), (&b.tokens, &b.rows, &b.scores));
     }
@@ -218,7 +218,7 @@ fn few_rows_of_logits_a_step_change_nothing_ugly() {
 
 #[test]
 fn sequences_take_turns_where_rows_are_few_good() {
-    let mut engine = engine(EngineOptions { logits_bytes: 4 * VOCAB, ..Default::default() });
+    let mut engine = engine(EngineOptions { logits_bytes: Some(4 * VOCAB), ..Default::default() });
     let ids: Vec<_> = (0..4).map(|i| engine.submit(generate(prompt(i, 5), 50, i)).expect("valid")).collect();
     let mut events = Vec::new();
     for _ in 0..40 {
@@ -231,7 +231,7 @@ fn sequences_take_turns_where_rows_are_few_good() {
 
 #[test]
 fn a_cancelled_request_ends_at_once_and_others_do_not_notice_good() {
-    let mut engine = engine(EngineOptions { step_tokens: 8, ..Default::default() });
+    let mut engine = engine(EngineOptions { step_tokens: Some(8), ..Default::default() });
     let kept = engine.submit(generate(prompt(1, 20), 30, 1)).expect("valid");
     let decoding = engine.submit(generate(prompt(2, 20), 1000, 2)).expect("valid");
     let prefilling = engine.submit(generate(prompt(3, 200), 1000, 3)).expect("valid");
@@ -308,10 +308,15 @@ fn log_probabilities_come_with_each_token_good() {
             assert_eq!(logprobs.top.len(), 3);
             assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1) && logprobs.chosen <= logprobs.top[0].1);
             answer.push(token.id);
-            given.push(logprobs.chosen.to_bits());
+            given.push(logprobs.chosen);
         }
     }
-    assert_eq!(given, alone(score(answer, tokens.len())).scores);
+    // Computed on the host there, by the device here.
+    let scores = alone(score(answer, tokens.len())).scores;
+    assert_eq!(given.len(), scores.len());
+    for (given, score) in given.into_iter().zip(scores.into_iter().map(f32::from_bits)) {
+        assert!((given - score).abs() < 1e-6, "{given} {score}");
+    }
 }
 
 #[test]
@@ -398,4 +403,45 @@ fn an_adapter_is_another_model_good() {
         assert_eq!(outcome.rows, rows[adapter.map_or(0, |id| id as usize + 1)]);
     }
     assert_eq!(engine.metrics().cached_tokens, 2 * 48);
+}
+
+#[test]
+fn what_comes_next_is_scored_on_the_device_good() {
+    let tokens = prompt(3, 20);
+    let row = alone(logits(tokens.clone(), 19)).rows.remove(0);
+    let row: Vec<f64> = row.into_iter().map(|bits| f64::from(f32::from_bits(bits))).collect();
+    let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+    for wanted in [Next::Likeliest(1), Next::Likeliest(4), Next::Tokens(vec![7, 3, 7])] {
+        let found = alone(next(tokens.clone(), wanted.clone()));
+        for (&token, &bits) in found.tokens.iter().zip(&found.scores) {
+            let expected = row[token as usize] - total;
+            assert!((f64::from(f32::from_bits(bits)) - expected).abs() < 1e-5, "{wanted:?} {token} {expected}");
+        }
+        let mut order: Vec<u32> = (0..row.len() as u32).collect();
+        order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+        match wanted {
+            Next::Likeliest(count) => assert_eq!(found.tokens, order[..count]),
+            Next::Tokens(tokens) => assert_eq!(found.tokens, tokens),
+        }
+        assert_eq!(found.reason(), Some(FinishReason::Stop));
+    }
+}
+
+#[test]
+fn a_step_prepared_ahead_stops_where_the_answer_does_ugly() {
+    let expected = alone(greedy(prompt(4, 30), 20));
+    // The stop token is known only when the step after it is under way.
+    let stop = expected.tokens[6];
+    let first = expected.tokens.iter().position(|&token| token == stop).expect("it is there");
+    let mut request = greedy(prompt(4, 30), 20);
+    if let Task::Generate(options) = &mut request.task {
+        options.stop_tokens = vec![stop];
+    }
+    let mut engine = queued_engine(EngineOptions::default(), Trouble::Never);
+    for _ in 0..2 {
+        let outcome = run(&mut engine, vec![request.clone(), greedy(prompt(5, 9), 20)]);
+        assert_eq!(outcome[0].tokens, expected.tokens[..=first]);
+        assert_eq!(outcome[0].usage().generated_tokens, first + 1);
+        assert_eq!(outcome[1].tokens, alone(greedy(prompt(5, 9), 20)).tokens);
+    }
 }

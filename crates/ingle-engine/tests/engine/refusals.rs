@@ -51,7 +51,7 @@ fn options_out_of_range_bad() {
         let made = Engine::new(Box::new(Tiny::new(Trouble::Never)), None, options);
         made.expect_err("out of range").to_string()
     };
-    assert!(refuse(EngineOptions { step_tokens: 0, ..Default::default() }).contains("step_tokens: expected"));
+    assert!(refuse(EngineOptions { step_tokens: Some(0), ..Default::default() }).contains("step_tokens: expected"));
     assert!(refuse(EngineOptions { context_length: Some(0), ..Default::default() }).contains("context_length"));
     assert!(
         refuse(EngineOptions { kv_bytes: Some(100), ..Default::default() }).contains("kv_bytes: expected at least")
@@ -80,6 +80,24 @@ fn a_failed_pass_fails_what_it_computed_and_the_engine_goes_on_ugly() {
     assert!(outcomes[0].failed.as_deref().is_some_and(|error| error.contains("layer 7")));
     assert!(outcomes[1].failed.is_some());
     let expected: Vec<Outcome> = requests.iter().cloned().map(alone).collect();
+    assert_eq!(outcomes[2].tokens, expected[2].tokens);
+    for (a, b) in expected.iter().zip(run(&mut engine, requests)) {
+        assert_eq!(a.tokens, b.tokens);
+    }
+}
+
+#[test]
+fn a_pass_that_fails_while_another_is_under_way_ugly() {
+    let options = EngineOptions { max_sequences: 2, ..Default::default() };
+    let mut engine = queued_engine(options, Trouble::Error(5));
+    let requests: Vec<Request> = (0..3).map(|i| greedy(prompt(i, 20), 12)).collect();
+    let outcomes = run(&mut engine, requests.clone());
+    let expected: Vec<Outcome> = requests.iter().cloned().map(alone).collect();
+    for (found, expected) in outcomes.iter().zip(&expected).take(2) {
+        assert!(found.failed.as_deref().is_some_and(|error| error.contains("layer 7")), "{found:?}");
+        // The pass before it was computed, and is given.
+        assert_eq!(found.tokens, expected.tokens[..5]);
+    }
     assert_eq!(outcomes[2].tokens, expected[2].tokens);
     for (a, b) in expected.iter().zip(run(&mut engine, requests)) {
         assert_eq!(a.tokens, b.tokens);

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ingle_cpu::{CpuDevice, CpuOptions};
-use ingle_engine::{Engine, EngineOptions, Event, FinishReason, Generate, Request, RequestId, Sampling, Task, Usage};
+use ingle_engine::{
+    Engine, EngineOptions, Event, FinishReason, Generate, Next, Request, RequestId, Sampling, Task, Usage,
+};
 use ingle_models::{Model, Summary};
 use ingle_nn::{AdapterId, Batch, CacheLayer, KvCache, Linear, Lora, Parameters, Visitor};
-use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor};
+use ingle_tensor::{
+    Activation, Bytes, DType, Device, DeviceHandle, Evaluation, Memory, Op, RopeLayout, Spec, Storage, Tensor,
+};
 
 pub const VOCAB: usize = 61;
 pub const CONTEXT: usize = 256;
@@ -56,10 +60,17 @@ struct Layer {
     down: Tensor,
 }
 
+/// The CPU, on 2 threads.
+pub fn cpu() -> DeviceHandle {
+    Arc::new(CpuDevice::new(CpuOptions { threads: Some(2), ..Default::default() }).expect("a CPU"))
+}
+
 impl Tiny {
     pub fn new(trouble: Trouble) -> Self {
-        let options = CpuOptions { threads: Some(2), ..Default::default() };
-        let device: DeviceHandle = Arc::new(CpuDevice::new(options).expect("a CPU"));
+        Tiny::on(cpu(), trouble)
+    }
+
+    pub fn on(device: DeviceHandle, trouble: Trouble) -> Self {
         let mut seed = 1;
         let mut weight = |rows: usize, columns: usize, scale: f32| {
             let values: Vec<f32> = (0..rows * columns).map(|_| scale * uniform(&mut seed)).collect();
@@ -180,6 +191,66 @@ pub fn engine(options: EngineOptions) -> Engine {
     Engine::new(Box::new(Tiny::new(Trouble::Never)), None, options).expect("an engine")
 }
 
+/// [`engine`], on a device that computes while the next step is prepared.
+pub fn queued_engine(options: EngineOptions, trouble: Trouble) -> Engine {
+    let device: DeviceHandle = Arc::new(Queued(cpu()));
+    Engine::new(Box::new(Tiny::on(device, trouble)), None, options).expect("an engine")
+}
+
+/// The CPU as a device that says it computes later: what is asked of the engine by one that does.
+#[derive(Debug)]
+struct Queued(DeviceHandle);
+
+impl Device for Queued {
+    fn name(&self) -> &'static str {
+        "queued"
+    }
+
+    fn description(&self) -> String {
+        self.0.description()
+    }
+
+    fn run(&self, op: &Op, inputs: Vec<Tensor>, output: &Spec) -> ingle_tensor::Result<Storage> {
+        self.0.run(op, inputs, output)
+    }
+
+    fn upload(&self, bytes: Bytes, spec: &Spec) -> ingle_tensor::Result<Storage> {
+        self.0.upload(bytes, spec)
+    }
+
+    fn download(&self, tensor: &Tensor) -> ingle_tensor::Result<Vec<u8>> {
+        self.0.download(tensor)
+    }
+
+    fn evaluation(&self) -> Evaluation {
+        Evaluation::Queued
+    }
+
+    fn activation_dtype(&self, weights: DType) -> DType {
+        self.0.activation_dtype(weights)
+    }
+
+    fn memory(&self) -> Memory {
+        self.0.memory()
+    }
+
+    fn reset_peak_memory(&self) {
+        self.0.reset_peak_memory();
+    }
+
+    fn set_memory_limit(&self, bytes: Option<usize>) {
+        self.0.set_memory_limit(bytes);
+    }
+
+    fn set_cache_limit(&self, bytes: Option<usize>) {
+        self.0.set_cache_limit(bytes);
+    }
+
+    fn clear_cache(&self) {
+        self.0.clear_cache();
+    }
+}
+
 /// A prompt of `length` tokens; prompts of different seeds differ.
 pub fn prompt(seed: u64, length: usize) -> Vec<u32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
@@ -200,6 +271,16 @@ pub fn generate(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> Request {
 
 pub fn logits(prompt: Vec<u32>, from: usize) -> Request {
     Request { prompt, task: Task::Logits { from }, adapter: None, deadline: None }
+}
+
+/// A request for so many of the likeliest tokens.
+pub fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
+    let task = Task::Generate(Generate { max_tokens: Some(max_tokens), ..Default::default() });
+    Request { prompt, task, adapter: None, deadline: None }
+}
+
+pub fn next(prompt: Vec<u32>, next: Next) -> Request {
+    Request { prompt, task: Task::Next(next), adapter: None, deadline: None }
 }
 
 pub fn score(prompt: Vec<u32>, from: usize) -> Request {
@@ -229,6 +310,10 @@ impl Outcome {
             }
             Event::Logits { row, .. } => self.rows.push(bits(&row)),
             Event::Scores { logprobs, .. } => self.scores = bits(&logprobs),
+            Event::Next { logprobs, .. } => {
+                let (tokens, logprobs): (Vec<u32>, Vec<f32>) = logprobs.into_iter().unzip();
+                (self.tokens, self.scores) = (tokens, bits(&logprobs));
+            }
             Event::Finished { reason, usage, .. } => self.finished = Some((reason, usage)),
             Event::Failed { error, .. } => self.failed = Some(error.to_string()),
         }

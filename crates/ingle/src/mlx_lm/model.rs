@@ -246,7 +246,7 @@ impl TextModel for MlxLmModel {
 
     fn batch_generate(&self, prompts: Vec<Prompt>, options: &GenerateOptions) -> Result<Completions<'_>> {
         let options = options.clone();
-        let start = move |prompt| self.start(prompt, &options);
+        let start = move |prompts: Vec<Prompt>| prompts.into_iter().map(|p| self.start(p, &options)).collect();
         let finish = |stream: Result<TokenStream>| -> Result<Completion> { stream?.collect_all() };
         Ok(Box::new(Window::new(prompts.into_iter(), AHEAD, start, finish)))
     }
@@ -254,7 +254,7 @@ impl TextModel for MlxLmModel {
     fn classify(&self, texts: Vec<String>, options: &ClassifyOptions) -> Result<Classifications<'_>> {
         classify::check(options)?;
         let (begin, conclude) = (options.clone(), options.clone());
-        let start = move |text: String| self.begin(&text, &begin);
+        let start = move |texts: Vec<String>| texts.iter().map(|text| self.begin(text, &begin)).collect();
         let finish = move |reports: Result<Reports>| Self::conclude(reports?, &conclude);
         Ok(Box::new(Window::new(texts.into_iter(), AHEAD, start, finish)))
     }

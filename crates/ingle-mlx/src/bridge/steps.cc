@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: EUPL-1.2
+// Non-linearities and rotations, each as one kernel.
+#include "ingle-mlx/src/bridge/steps.h"
+
+#include <cmath>
+
+namespace ingle {
+namespace {
+
+mx::array activated(Activation function, const mx::array& x) {
+  switch (function) {
+    case Activation::Silu:
+      return mx::multiply(x, precisely(mx::sigmoid, Exact::Sigmoid, x));
+    case Activation::Gelu: {
+      auto bell = mx::add(precisely(mx::erf, Exact::Erf, mx::multiply(x, number(static_cast<float>(M_SQRT1_2)))), number(1));
+      return mx::multiply(mx::multiply(x, number(0.5f)), bell);
+    }
+    case Activation::GeluTanh: {
+      auto cubed = mx::multiply(mx::multiply(mx::multiply(x, x), x), number(0.044715f));
+      auto inner = mx::multiply(mx::add(x, cubed), number(static_cast<float>(std::sqrt(2.0 / M_PI))));
+      return mx::multiply(mx::multiply(x, number(0.5f)), mx::add(mx::tanh(inner), number(1)));
+    }
+    default:
+      throw std::invalid_argument("an activation that the bridge does not know");
+  }
+}
+
+template <Activation function>
+std::vector<mx::array> activate_steps(const std::vector<mx::array>& in) {
+  return {mx::astype(activated(function, wide(in[0])), in[0].dtype())};
+}
+
+template <Activation function>
+std::vector<mx::array> glu_steps(const std::vector<mx::array>& in) {
+  return {mx::astype(mx::multiply(activated(function, wide(in[0])), wide(in[1])), in[0].dtype())};
+}
+
+template <template <Activation> class Of>
+const Steps& steps_of(Activation function) {
+  switch (function) {
+    case Activation::Silu: {
+      static const Steps* steps = new Steps(Of<Activation::Silu>::steps, Shapes::Any);
+      return *steps;
+    }
+    case Activation::Gelu: {
+      static const Steps* steps = new Steps(Of<Activation::Gelu>::steps, Shapes::Any);
+      return *steps;
+    }
+    default: {
+      static const Steps* steps = new Steps(Of<Activation::GeluTanh>::steps, Shapes::Any);
+      return *steps;
+    }
+  }
+}
+
+template <Activation function>
+struct Activate {
+  static std::vector<mx::array> steps(const std::vector<mx::array>& in) {
+    return activate_steps<function>(in);
+  }
+};
+
+template <Activation function>
+struct Glu {
+  static std::vector<mx::array> steps(const std::vector<mx::array>& in) {
+    return glu_steps<function>(in);
+  }
+};
+
+std::vector<mx::array> soft_cap_steps(const std::vector<mx::array>& in) {
+  auto inner = mx::tanh(mx::divide(wide(in[0]), in[1]));
+  return {mx::astype(mx::multiply(inner, in[1]), in[0].dtype())};
+}
+
+std::vector<mx::array> rotate_steps(const std::vector<mx::array>& in) {
+  auto turned = mx::add(mx::multiply(wide(in[0]), in[2]), mx::multiply(wide(in[1]), in[3]));
+  return {mx::astype(turned, in[0].dtype())};
+}
+
+} // namespace
+
+mx::array capped(const mx::array& x, float cap) {
+  static const Steps* steps = new Steps(soft_cap_steps, Shapes::Each);
+  return fused(steps->plain, steps->compiled, {x, number(cap)});
+}
+
+Handle activate(Activation function, const Array& x) {
+  Turn turn;
+  auto& steps = steps_of<Activate>(function);
+  return made(fused(steps.plain, steps.compiled, {x.get()}));
+}
+
+Handle glu(Activation function, const Array& gate, const Array& up) {
+  Turn turn;
+  auto& steps = steps_of<Glu>(function);
+  return made(fused(steps.plain, steps.compiled, {gate.get(), up.get()}));
+}
+
+Handle soft_cap(const Array& x, float cap) {
+  Turn turn;
+  return made(capped(x.get(), cap));
+}
+
+Handle rotate(const Array& x, const Array& swapped, const Array& cos, const Array& sin) {
+  Turn turn;
+  static const Steps* steps = new Steps(rotate_steps, Shapes::Each);
+  return made(fused(steps->plain, steps->compiled, {x.get(), swapped.get(), cos.get(), sin.get()}));
+}
+
+} // namespace ingle

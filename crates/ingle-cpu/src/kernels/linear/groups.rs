@@ -229,9 +229,6 @@ impl Panel<'_> {
 
 /// Where a tile's quants come from.
 trait Quants {
-    /// Whether they are read where they are packed.
-    const IN_PLACE: bool = false;
-
     /// The quants of group `group` of the block, unpacked.
     fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8;
 }
@@ -243,8 +240,6 @@ struct Bytes;
 struct Unpacked;
 
 impl Quants for Bytes {
-    const IN_PLACE: bool = true;
-
     #[inline(always)]
     fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
         part.packed[group * part.product.panels.form.group_size * PANEL..].as_ptr()
@@ -262,9 +257,6 @@ impl Strip {
     /// Reads the scales of a block.
     #[inline(always)]
     fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8]) {
-        for line in (0..block.header).step_by(64) {
-            S::prefetch(packed.as_ptr().wrapping_add(NEAR + line));
-        }
         // SAFETY: below `dispatch`; there is room for the groups of the largest block.
         unsafe {
             let (scales, offsets) = (self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
@@ -295,9 +287,6 @@ impl Strip {
 const fn rows_of<Q: Quads>() -> usize {
     if Q::Floats::TILE_ROWS > 3 { 6 } else { 3 }
 }
-
-/// How far ahead of its use a weight is asked for when one row meets it, in bytes.
-const NEAR: usize = 4096;
 
 /// The block that will be read next. Several rows take longer than the memory does: they ask for it evenly while
 /// they compute with this one, into the second cache, since the first is full of this one.
@@ -419,10 +408,6 @@ impl Part<'_> {
                 for step in 0..group_size / 4 {
                     if R > 1 {
                         self.ahead.step::<Q::Floats>();
-                    } else if B::IN_PLACE {
-                        for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
-                            Q::Floats::prefetch(weights.wrapping_add(NEAR + line));
-                        }
                     }
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();

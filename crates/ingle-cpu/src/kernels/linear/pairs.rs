@@ -23,9 +23,6 @@ const TILE: usize = 6;
 /// Registers across a panel.
 const WIDTH: usize = PANEL / 16;
 
-/// How far ahead of its use a weight is asked for, in bytes.
-const AHEAD: usize = 4096;
-
 /// `x [m, k]` as bf16, each row with its last pair full.
 pub(super) fn padded_rows(cx: &Context, x: CpuStorage, k: usize) -> Result<CpuStorage> {
     let x = contiguous(cx, cast::cast(cx, x, DType::BF16)?)?;
@@ -148,10 +145,6 @@ impl Part {
                 let mut weights = [_mm512_setzero_si512(); WIDTH];
                 for (c, weight) in weights.iter_mut().enumerate() {
                     *weight = _mm512_load_si512(from.add(64 * c).cast());
-                    // More rows take so long that the processor fetches ahead by itself.
-                    if R < TILE {
-                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64 * c).cast());
-                    }
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let x = _mm512_set1_epi32(self.x.add(r * self.x_stride + pair).read_unaligned());

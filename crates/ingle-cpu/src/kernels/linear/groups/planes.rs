@@ -6,7 +6,7 @@
 
 use ingle_tensor::GroupForm;
 
-use super::{NEAR, Part, STEP};
+use super::{Part, STEP};
 use crate::kernels::linear::groups::QuantisedRows;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Quads, Simd};
@@ -129,7 +129,6 @@ unsafe fn plane<Q: Quads, const BITS: usize, const PARTS: usize>(
         for line in 0..BITS {
             for (c, sums) in sums.iter_mut().enumerate() {
                 let from = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
-                Q::Floats::prefetch(from.wrapping_add(NEAR));
                 let weights = Q::load(from);
                 for place in 0..places {
                     let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();

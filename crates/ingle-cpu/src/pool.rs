@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -37,16 +38,29 @@ pub(crate) struct ThreadPool {
 struct Shared {
     /// Held by the caller whose job runs.
     caller: Mutex<()>,
-    door: AtomicUsize,
-    job: UnsafeCell<Option<Job>>,
+    door: Apart<AtomicUsize>,
+    job: Apart<UnsafeCell<Option<Job>>>,
     /// The next chunk number to take.
-    next: AtomicUsize,
+    next: Apart<AtomicUsize>,
     panicked: Mutex<Option<String>>,
     sleepers: AtomicUsize,
     bed: Mutex<()>,
     bell: Condvar,
     stop: AtomicBool,
     spins: usize,
+}
+
+/// Lies in a cache line of its own: what one thread writes takes nothing from another that looks at something else.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// What runs, without its lifetime: the caller outwaits every use.
@@ -69,9 +83,9 @@ impl ThreadPool {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             caller: Mutex::new(()),
-            door: AtomicUsize::new(0),
-            job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            door: Apart(AtomicUsize::new(0)),
+            job: Apart(UnsafeCell::new(None)),
+            next: Apart(AtomicUsize::new(0)),
             panicked: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
             bed: Mutex::new(()),

@@ -127,11 +127,13 @@ impl Product<'_> {
         let long = LONG / kernel.panel_bytes().max(1);
         let together = long.min(panels * blocks / threads).max(panels * blocks / (8 * threads)).clamp(1, panels);
         let chunks = panels.div_ceil(together);
+        // As even as whole panels allow.
+        let chunk_start = |chunk: usize| chunk * panels / chunks;
         let to = Pointer(out.as_mut_ptr());
         cx.parallel("linear", (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
             let (block, chunk) = (unit % blocks, unit / blocks);
             let rows = block * rows..((block + 1) * rows).min(m);
-            for panel in chunk * together..((chunk + 1) * together).min(panels) {
+            for panel in chunk_start(chunk)..chunk_start(chunk + 1) {
                 let first = panel * PANEL;
                 let columns = PANEL.min(n - first);
                 // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.

@@ -193,34 +193,38 @@ impl Panel<'_> {
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
             strip.read_scales::<Q::Floats>(panels, block, packed);
-            // One row would wait for the unpacked quants longer than for the memory: it takes the planes as they are.
-            let alone = rows.len() == 1 && bits < 8;
-            let codebook = panels.form.codebook.is_some();
-            if bits < 8 && (!alone || codebook) {
+            // Few rows would wait for the unpacked quants longer than for the memory, and whole bytes need no unpacking.
+            let few = bits < 8 && rows.len() <= planes::most_rows::<Q>(panels.form);
+            if bits < 8 && !few {
                 strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..]);
             }
             let first = at * BLOCK / group_size;
             let passes = rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES);
-            let ahead = Ahead::new(packed.as_ptr_range().end, block.bytes, passes * block.len / 4);
+            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, passes * block.len / 4);
+            let strip = &*strip;
+            let part = |tile: &Range<usize>| Part {
+                product,
+                strip,
+                packed: &packed[block.header..],
+                ahead,
+                first: rows.start + tile.start,
+                groups: first..first + block.groups,
+                columns,
+                // SAFETY: the tile lies inside the outputs that the panel holds.
+                out: unsafe { out.add(tile.start * product.n) },
+            };
+            if few {
+                for tile in planes::tiles(rows.len()) {
+                    part(&tile).planes::<Q, OFFSETS>(tile.len());
+                }
+                continue;
+            }
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
-                let part = Part {
-                    product,
-                    strip,
-                    packed: &packed[block.header..],
-                    ahead: &ahead,
-                    first: rows.start + tile.start,
-                    groups: first..first + block.groups,
-                    columns,
-                    // SAFETY: the tile lies inside the outputs that the panel holds.
-                    out: unsafe { out.add(tile.start * product.n) },
-                };
-                // Whole bytes need no unpacking.
                 match tile.len() {
-                    1 if alone && !codebook => part.planes::<Q, OFFSETS>(bits),
-                    1 if bits < 8 => part.columns::<Q, Unpacked, OFFSETS, 1, 4>(),
-                    1 => part.columns::<Q, Bytes, OFFSETS, 1, 4>(),
-                    rows if bits < 8 => part.tile::<Q, Unpacked, OFFSETS>(rows),
-                    rows => part.tile::<Q, Bytes, OFFSETS>(rows),
+                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked, OFFSETS, 1, 4>(),
+                    1 => part(&tile).columns::<Q, Bytes, OFFSETS, 1, 4>(),
+                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked, OFFSETS>(rows),
+                    rows => part(&tile).tile::<Q, Bytes, OFFSETS>(rows),
                 }
             }
         }
@@ -230,7 +234,7 @@ impl Panel<'_> {
 /// Where a tile's quants come from.
 trait Quants {
     /// The quants of group `group` of the block, unpacked.
-    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8;
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8;
 }
 
 /// The quants are bytes as they are packed.
@@ -241,14 +245,14 @@ struct Unpacked;
 
 impl Quants for Bytes {
     #[inline(always)]
-    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.packed[group * part.product.panels.form.group_size * PANEL..].as_ptr()
     }
 }
 
 impl Quants for Unpacked {
     #[inline(always)]
-    fn of<S: Simd>(part: &mut Part<'_>, group: usize) -> *const u8 {
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
     }
 }
@@ -321,7 +325,7 @@ impl Ahead {
 struct Part<'a> {
     product: &'a Groups<'a>,
     /// The block's scales, and its quants if they were unpacked.
-    strip: &'a mut Strip,
+    strip: &'a Strip,
     /// The block's quants, packed.
     packed: &'a [u8],
     ahead: &'a Ahead,
@@ -350,7 +354,7 @@ impl Part<'_> {
     }
 
     #[inline(always)]
-    fn columns<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(mut self) {
+    fn columns<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(self) {
         let width = WIDTH * Q::Floats::LANES;
         let mut column = 0;
         while column < self.columns {
@@ -385,7 +389,7 @@ impl Part<'_> {
     /// The products of `R` rows with `WIDTH` registers of columns.
     #[inline(always)]
     unsafe fn product<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(
-        &mut self,
+        &self,
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
         let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;

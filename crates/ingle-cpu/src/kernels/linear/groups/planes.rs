@@ -1,125 +1,200 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! One row by planes of quants as they are packed.
+//! Few rows by planes of quants as they are packed.
 //!
 //! A quant is the sum of its planes' numbers, each shifted to its place, and so is the dot product. Nothing is
 //! unpacked into memory: bits go from a register that was loaded to the one that is multiplied.
 
+use std::ops::Range;
+
 use ingle_tensor::GroupForm;
 
-use super::{Part, STEP};
+use super::{Part, STEP, rows_of};
 use crate::kernels::linear::groups::QuantisedRows;
+use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Quads, Simd};
 
-/// Registers across that are computed at a time.
-const WIDTH: usize = 4;
+/// For each row and each register across the sums of one group, or of two neighbouring ones.
+type Sums<Q, const GROUPS: usize, const ROWS: usize, const WIDTH: usize> =
+    [[[<Q as Quads>::Sums; GROUPS]; WIDTH]; ROWS];
 
-/// For each register the sums of two neighbouring groups; larger groups use the first.
-type Sums<Q> = [[<Q as Quads>::Sums; 2]; WIDTH];
+/// Rows for which the planes serve; more are better off with quants that are unpacked once. The table of a codebook
+/// has to be looked up first.
+#[inline(always)]
+pub(super) fn most_rows<Q: Quads>(form: GroupForm) -> usize {
+    match form {
+        GroupForm { codebook: Some(_), .. } => 0,
+        // One plane, and one group at a time: the registers hold the sums of eight.
+        GroupForm { bits: 4, group_size: SUB_BLOCK.., .. } if const { rows_of::<Q>() > 3 } => 8,
+        _ => 1,
+    }
+}
+
+/// The tiles that cover `rows`: eight rows, or four, two, one.
+#[inline(always)]
+pub(super) fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let next = move |tile: &Range<usize>| Some(tile.end..tile.end + (1 << (rows - tile.end).checked_ilog2()?.min(3)));
+    std::iter::successors(next(&(0..0)), next)
+}
 
 impl Part<'_> {
-    /// Adds the products of one row.
+    /// Adds the products of one of [`tiles`].
     #[inline(always)]
-    pub(super) fn planes<Q: Quads, const OFFSETS: bool>(self, bits: usize) {
-        match bits {
-            2 => self.all_columns::<Q, 2, 0, OFFSETS>(),
-            3 => self.all_columns::<Q, 2, 1, OFFSETS>(),
-            4 => self.all_columns::<Q, 4, 0, OFFSETS>(),
-            5 => self.all_columns::<Q, 4, 1, OFFSETS>(),
-            _ => self.all_columns::<Q, 4, 2, OFFSETS>(),
+    pub(super) fn planes<Q: Quads, const OFFSETS: bool>(self, rows: usize) {
+        match self.product.panels.form.bits {
+            2 => self.groups::<Q, 2, 0, OFFSETS>(),
+            3 => self.groups::<Q, 2, 1, OFFSETS>(),
+            4 => match rows {
+                2 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 2, 4>(),
+                4 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 4, 2>(),
+                8 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 8, 1>(),
+                _ => self.groups::<Q, 4, 0, OFFSETS>(),
+            },
+            5 => self.groups::<Q, 4, 1, OFFSETS>(),
+            _ => self.groups::<Q, 4, 2, OFFSETS>(),
+        }
+    }
+
+    /// One row, in whichever groups.
+    #[inline(always)]
+    fn groups<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool>(self) {
+        if self.product.panels.form.group_size < SUB_BLOCK {
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, 2, 1, 4>();
+        } else {
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, 1, 1, 4>();
         }
     }
 
     #[inline(always)]
-    fn all_columns<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool>(self) {
+    fn all_columns<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const GROUPS: usize,
+        const ROWS: usize,
+        const WIDTH: usize,
+    >(
+        self,
+    ) {
         let mut column = 0;
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.row::<Q, LOW, HIGH, OFFSETS>(column);
-                for (c, sum) in sums.into_iter().enumerate() {
-                    self.add::<Q::Floats>(0, column + c * Q::Floats::LANES, sum);
+                let sums = self.products::<Q, LOW, HIGH, OFFSETS, GROUPS, ROWS, WIDTH>(column);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
+                    }
                 }
             }
             column += WIDTH * Q::Floats::LANES;
         }
     }
 
-    /// The products with [`WIDTH`] registers of columns, of quants with `LOW` bits in one plane and `HIGH` in another.
+    /// Asks for what lies a block further: several rows go over the block in columns, of which a processor sees no
+    /// pattern.
     #[inline(always)]
-    unsafe fn row<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool>(
+    fn fetch_next<Q: Quads, const WIDTH: usize>(&self, packed: *const u8, bytes: usize) {
+        for line in (0..bytes).step_by(STEP) {
+            for c in 0..WIDTH {
+                let ahead = self.packed.len() + line + 4 * c * Q::Floats::LANES;
+                Q::Floats::prefetch_far(packed.wrapping_add(ahead));
+            }
+        }
+    }
+
+    /// The products of `ROWS` rows with `WIDTH` registers of columns, of quants with `LOW` bits in one plane and
+    /// `HIGH` in another, `GROUPS` groups at a time.
+    #[inline(always)]
+    unsafe fn products<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const GROUPS: usize,
+        const ROWS: usize,
+        const WIDTH: usize,
+    >(
         &self,
         column: usize,
-    ) -> [<Q::Floats as Simd>::Vector; WIDTH] {
+    ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; ROWS] {
         let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
         let GroupForm { group_size, zero, .. } = self.product.panels.form;
         // Each plane is off by the shift.
         let planes = 1 + if HIGH > 0 { 1 << LOW } else { 0 };
         let shift = Q::SHIFT * planes - i32::from(zero);
         let first = self.first * groups + self.groups.start;
-        // SAFETY: the row and the groups lie inside the buffers, the planes inside the block.
+        // SAFETY: the rows and the groups lie inside the buffers, the planes inside the block.
         unsafe {
             let mut x = quants.bytes().as_ptr().add(self.first * k + self.groups.start * group_size);
             let scales = scales.bytes().as_ptr().cast::<f32>().add(first);
             let sums = sums.bytes().as_ptr().cast::<i32>().add(first);
             let mut packed = self.packed.as_ptr().add(4 * column);
-            let mut totals = [Q::Floats::splat(0.0); WIDTH];
-            let together = if group_size < SUB_BLOCK { 2 } else { 1 };
+            // Loops over arrays of constant length below: the compiler keeps those in registers.
+            let mut totals = [[Q::Floats::splat(0.0); WIDTH]; ROWS];
             let mut group = 0;
             while group < self.groups.len() {
-                let start = |g: usize| Q::splat((*sums.add(group + g)).wrapping_mul(shift));
-                let mut low: Sums<Q> = [[start(0), start(together - 1)]; WIDTH];
-                let mut high: Sums<Q> = [[Q::splat(0); 2]; WIDTH];
-                for _ in 0..(together * group_size) / SUB_BLOCK {
-                    if together == 2 {
-                        low = plane::<Q, LOW, 2>(low, packed, x);
-                        high = plane::<Q, HIGH, 2>(high, packed.add(SUB_QUANTS * LOW / 8), x);
-                    } else {
-                        low = plane::<Q, LOW, 1>(low, packed, x);
-                        high = plane::<Q, HIGH, 1>(high, packed.add(SUB_QUANTS * LOW / 8), x);
+                let mut low: Sums<Q, GROUPS, ROWS, WIDTH> = [[[Q::splat(0); GROUPS]; WIDTH]; ROWS];
+                let mut high = low;
+                for (r, low) in low.iter_mut().enumerate() {
+                    for g in 0..GROUPS {
+                        let start = Q::splat((*sums.add(r * groups + group + g)).wrapping_mul(shift));
+                        for low in low.iter_mut() {
+                            low[g] = start;
+                        }
                     }
+                }
+                for _ in 0..(GROUPS * group_size) / SUB_BLOCK {
+                    if ROWS > 1 {
+                        self.fetch_next::<Q, WIDTH>(packed, SUB_QUANTS * (LOW + HIGH) / 8);
+                    }
+                    low = plane::<Q, LOW, GROUPS, ROWS, WIDTH>(low, packed, (x, *k));
+                    high = plane::<Q, HIGH, GROUPS, ROWS, WIDTH>(high, packed.add(SUB_QUANTS * LOW / 8), (x, *k));
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
-                for g in 0..together {
-                    let x_scale = *scales.add(group + g);
+                for g in 0..GROUPS {
                     for c in 0..WIDTH {
-                        let place = (group + g) * crate::packed::PANEL + column + c * Q::Floats::LANES;
-                        let mut dot = low[c][g];
-                        if HIGH > 0 {
-                            dot = match LOW {
-                                2 => Q::add_shifted::<2>(dot, high[c][g]),
-                                _ => Q::add_shifted::<4>(dot, high[c][g]),
-                            };
-                        }
+                        let place = (group + g) * PANEL + column + c * Q::Floats::LANES;
                         let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
-                        let value = Q::Floats::mul(Q::to_floats(dot), scale);
-                        totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(x_scale), totals[c]);
-                        if OFFSETS {
-                            let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
-                            let sum = Q::Floats::splat(x_scale * *sums.add(group + g) as f32);
-                            totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
+                        for (r, totals) in totals.iter_mut().enumerate() {
+                            let at = r * groups + group + g;
+                            let mut dot = low[r][c][g];
+                            if HIGH > 0 {
+                                dot = match LOW {
+                                    2 => Q::add_shifted::<2>(dot, high[r][c][g]),
+                                    _ => Q::add_shifted::<4>(dot, high[r][c][g]),
+                                };
+                            }
+                            let value = Q::Floats::mul(Q::to_floats(dot), scale);
+                            totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(at)), totals[c]);
+                            if OFFSETS {
+                                let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
+                                let sum = Q::Floats::splat(*scales.add(at) * *sums.add(at) as f32);
+                                totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
+                            }
                         }
                     }
                 }
-                group += together;
+                group += GROUPS;
             }
             totals
         }
     }
 }
 
-/// The dot products of one plane of a sub-block, whose numbers have `BITS` bits: of all of it, or of either half.
+/// The dot products of one plane of a sub-block, whose numbers have `BITS` bits, with rows of `x` that are `k` apart:
+/// of all of it, or of either half.
 ///
 /// # Safety
-/// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
+/// Below `dispatch_quads`; the plane and a sub-block of each row of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const PARTS: usize>(
-    sums: Sums<Q>,
+unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize, const ROWS: usize, const WIDTH: usize>(
+    mut sums: Sums<Q, GROUPS, ROWS, WIDTH>,
     packed: *const u8,
-    x: *const u8,
-) -> Sums<Q> {
-    let mut sums = sums;
+    (x, k): (*const u8, usize),
+) -> Sums<Q, GROUPS, ROWS, WIDTH> {
     if BITS == 0 {
         return sums;
     }
@@ -127,16 +202,32 @@ unsafe fn plane<Q: Quads, const BITS: usize, const PARTS: usize>(
     // SAFETY: the caller's promise, passed on.
     unsafe {
         for line in 0..BITS {
-            for (c, sums) in sums.iter_mut().enumerate() {
-                let from = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
-                let weights = Q::load(from);
+            for c in 0..WIDTH {
+                let weights = Q::load(packed.add(line * STEP + 4 * c * Q::Floats::LANES));
                 for place in 0..places {
-                    let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();
-                    let part = place * PARTS / places;
-                    sums[part] = Q::dot(sums[part], Q::bits::<BITS>(weights, place), x);
+                    let weights = Q::bits::<BITS>(weights, place);
+                    let group = place * GROUPS / places;
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = x.add(r * k + 4 * (line + place * BITS)).cast::<i32>().read_unaligned();
+                        sums[c][group] = Q::dot(sums[c][group], weights, x);
+                    }
                 }
             }
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_all_rows_good() {
+        for rows in 0..40 {
+            let tiles: Vec<_> = tiles(rows).collect();
+            assert!(tiles.iter().all(|tile| [1, 2, 4, 8].contains(&tile.len())), "{rows}: {tiles:?}");
+            assert!(tiles.into_iter().flatten().eq(0..rows), "{rows}");
+        }
+    }
 }

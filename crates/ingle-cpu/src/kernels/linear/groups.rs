@@ -15,7 +15,7 @@ use super::{PanelKernel, tiles};
 use crate::kernels::{Context, Pointer, elements_mut};
 use crate::memory::{Buffer, Contents};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_QUANTS, join_planes};
+use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, Kernel, QuadKernel, Quads, Simd};
 
 /// Groups in a block, at most.
@@ -199,8 +199,12 @@ impl Panel<'_> {
                 strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..]);
             }
             let first = at * BLOCK / group_size;
-            let passes = rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES);
-            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, passes * block.len / 4);
+            let steps = if few {
+                rows.len().div_ceil(planes::TILE) * block.len / SUB_BLOCK
+            } else {
+                rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES) * block.len / 4
+            };
+            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, steps);
             let strip = &*strip;
             let part = |tile: &Range<usize>| Part {
                 product,
@@ -214,7 +218,7 @@ impl Panel<'_> {
                 out: unsafe { out.add(tile.start * product.n) },
             };
             if few {
-                for tile in planes::tiles(rows.len()) {
+                for tile in tiles(rows.len(), planes::TILE) {
                     part(&tile).planes::<Q, OFFSETS>(tile.len());
                 }
                 continue;
@@ -297,7 +301,7 @@ const fn rows_of<Q: Quads>() -> usize {
 struct Ahead {
     next: Cell<*const u8>,
     end: *const u8,
-    /// Bytes for each step of the dot product.
+    /// Bytes for each step.
     stride: usize,
 }
 

@@ -4,8 +4,6 @@
 //! A quant is the sum of its planes' numbers, each shifted to its place, and so is the dot product. Nothing is
 //! unpacked into memory: bits go from a register that was loaded to the one that is multiplied.
 
-use std::ops::Range;
-
 use ingle_tensor::GroupForm;
 
 use super::{Part, STEP, rows_of};
@@ -14,9 +12,11 @@ use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Quads, Simd};
 
+/// Registers across that are computed at a time.
+const WIDTH: usize = 4;
+
 /// For each row and each register across the sums of one group, or of two neighbouring ones.
-type Sums<Q, const GROUPS: usize, const ROWS: usize, const WIDTH: usize> =
-    [[[<Q as Quads>::Sums; GROUPS]; WIDTH]; ROWS];
+type Sums<Q, const GROUPS: usize, const ROWS: usize> = [[[<Q as Quads>::Sums; GROUPS]; WIDTH]; ROWS];
 
 /// Rows for which the planes serve; more are better off with quants that are unpacked once. The table of a codebook
 /// has to be looked up first.
@@ -24,30 +24,24 @@ type Sums<Q, const GROUPS: usize, const ROWS: usize, const WIDTH: usize> =
 pub(super) fn most_rows<Q: Quads>(form: GroupForm) -> usize {
     match form {
         GroupForm { codebook: Some(_), .. } => 0,
-        // One plane, and one group at a time: the registers hold the sums of eight.
+        // One plane, and one group at a time: the registers hold the sums of a tile.
         GroupForm { bits: 4, group_size: SUB_BLOCK.., .. } if const { rows_of::<Q>() > 3 } => 8,
         _ => 1,
     }
 }
 
-/// The tiles that cover `rows`: eight rows, or four, two, one.
-#[inline(always)]
-pub(super) fn tiles(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    let next = move |tile: &Range<usize>| Some(tile.end..tile.end + (1 << (rows - tile.end).checked_ilog2()?.min(3)));
-    std::iter::successors(next(&(0..0)), next)
-}
+/// Rows in the largest tile.
+pub(super) const TILE: usize = 2;
 
 impl Part<'_> {
-    /// Adds the products of one of [`tiles`].
+    /// Adds the products of a tile.
     #[inline(always)]
     pub(super) fn planes<Q: Quads, const OFFSETS: bool>(self, rows: usize) {
         match self.product.panels.form.bits {
             2 => self.groups::<Q, 2, 0, OFFSETS>(),
             3 => self.groups::<Q, 2, 1, OFFSETS>(),
             4 => match rows {
-                2 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 2, 4>(),
-                4 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 4, 2>(),
-                8 => self.all_columns::<Q, 4, 0, OFFSETS, 1, 8, 1>(),
+                TILE => self.all_columns::<Q, 4, 0, OFFSETS, 1, TILE>(),
                 _ => self.groups::<Q, 4, 0, OFFSETS>(),
             },
             5 => self.groups::<Q, 4, 1, OFFSETS>(),
@@ -59,9 +53,9 @@ impl Part<'_> {
     #[inline(always)]
     fn groups<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool>(self) {
         if self.product.panels.form.group_size < SUB_BLOCK {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, 2, 1, 4>();
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, 2, 1>();
         } else {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, 1, 1, 4>();
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, 1, 1>();
         }
     }
 
@@ -73,7 +67,6 @@ impl Part<'_> {
         const OFFSETS: bool,
         const GROUPS: usize,
         const ROWS: usize,
-        const WIDTH: usize,
     >(
         self,
     ) {
@@ -81,7 +74,7 @@ impl Part<'_> {
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.products::<Q, LOW, HIGH, OFFSETS, GROUPS, ROWS, WIDTH>(column);
+                let sums = self.products::<Q, LOW, HIGH, OFFSETS, GROUPS, ROWS>(column);
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (c, sum) in sums.into_iter().enumerate() {
                         self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
@@ -89,18 +82,6 @@ impl Part<'_> {
                 }
             }
             column += WIDTH * Q::Floats::LANES;
-        }
-    }
-
-    /// Asks for what lies a block further: several rows go over the block in columns, of which a processor sees no
-    /// pattern.
-    #[inline(always)]
-    fn fetch_next<Q: Quads, const WIDTH: usize>(&self, packed: *const u8, bytes: usize) {
-        for line in (0..bytes).step_by(STEP) {
-            for c in 0..WIDTH {
-                let ahead = self.packed.len() + line + 4 * c * Q::Floats::LANES;
-                Q::Floats::prefetch_far(packed.wrapping_add(ahead));
-            }
         }
     }
 
@@ -114,7 +95,6 @@ impl Part<'_> {
         const OFFSETS: bool,
         const GROUPS: usize,
         const ROWS: usize,
-        const WIDTH: usize,
     >(
         &self,
         column: usize,
@@ -135,7 +115,7 @@ impl Part<'_> {
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; ROWS];
             let mut group = 0;
             while group < self.groups.len() {
-                let mut low: Sums<Q, GROUPS, ROWS, WIDTH> = [[[Q::splat(0); GROUPS]; WIDTH]; ROWS];
+                let mut low: Sums<Q, GROUPS, ROWS> = [[[Q::splat(0); GROUPS]; WIDTH]; ROWS];
                 let mut high = low;
                 for (r, low) in low.iter_mut().enumerate() {
                     for g in 0..GROUPS {
@@ -147,10 +127,10 @@ impl Part<'_> {
                 }
                 for _ in 0..(GROUPS * group_size) / SUB_BLOCK {
                     if ROWS > 1 {
-                        self.fetch_next::<Q, WIDTH>(packed, SUB_QUANTS * (LOW + HIGH) / 8);
+                        self.ahead.step::<Q::Floats>();
                     }
-                    low = plane::<Q, LOW, GROUPS, ROWS, WIDTH>(low, packed, (x, *k));
-                    high = plane::<Q, HIGH, GROUPS, ROWS, WIDTH>(high, packed.add(SUB_QUANTS * LOW / 8), (x, *k));
+                    low = plane::<Q, LOW, GROUPS, ROWS>(low, packed, (x, *k));
+                    high = plane::<Q, HIGH, GROUPS, ROWS>(high, packed.add(SUB_QUANTS * LOW / 8), (x, *k));
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
@@ -190,11 +170,11 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of each row of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize, const ROWS: usize, const WIDTH: usize>(
-    mut sums: Sums<Q, GROUPS, ROWS, WIDTH>,
+unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize, const ROWS: usize>(
+    mut sums: Sums<Q, GROUPS, ROWS>,
     packed: *const u8,
     (x, k): (*const u8, usize),
-) -> Sums<Q, GROUPS, ROWS, WIDTH> {
+) -> Sums<Q, GROUPS, ROWS> {
     if BITS == 0 {
         return sums;
     }
@@ -216,18 +196,4 @@ unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize, const ROWS: us
         }
     }
     sums
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_cover_all_rows_good() {
-        for rows in 0..40 {
-            let tiles: Vec<_> = tiles(rows).collect();
-            assert!(tiles.iter().all(|tile| [1, 2, 4, 8].contains(&tile.len())), "{rows}: {tiles:?}");
-            assert!(tiles.into_iter().flatten().eq(0..rows), "{rows}");
-        }
-    }
 }

@@ -19,6 +19,8 @@ use crate::kernels::elements_mut;
 use crate::memory::Buffer;
 #[cfg(target_arch = "x86_64")]
 use crate::memory::Contents;
+#[cfg(target_arch = "x86_64")]
+use crate::simd;
 
 /// Rows of a weight in a panel.
 pub(crate) const PANEL: usize = 64;
@@ -64,6 +66,8 @@ pub(crate) fn sizes(shape: &Shape) -> [usize; 2] {
 pub(crate) fn transpose(from: &[u32], stride: usize, to: &mut [u32]) {
     /// Words of a row that are copied at a time: a cache line.
     const LINE: usize = 16;
+    /// How far ahead a row is asked for, in words. The rows are too many for the processor to see where each goes on.
+    const AHEAD: usize = 8 * LINE;
     if stride == 0 {
         return;
     }
@@ -72,7 +76,9 @@ pub(crate) fn transpose(from: &[u32], stride: usize, to: &mut [u32]) {
         let length = LINE.min(stride - first);
         let to = &mut to[first * PANEL..(first + length) * PANEL];
         for row in 0..rows {
-            let from = &from[row * stride + first..][..length];
+            let from = &from[row * stride + first..];
+            simd::prefetch(from.as_ptr().wrapping_add(AHEAD).cast());
+            let from = &from[..length];
             for (word, from) in from.iter().enumerate() {
                 to[word * PANEL + row] = *from;
             }

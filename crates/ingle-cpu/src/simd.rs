@@ -161,6 +161,14 @@ impl fmt::Display for Isa {
     }
 }
 
+/// Asks for the cache line at an address, which need not be valid.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn prefetch(address: *const u8) {
+    // What any x86-64 does.
+    x86::Avx2::prefetch(address);
+}
+
 /// Work to be compiled for every instruction set. Implementations of `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;

@@ -26,10 +26,11 @@ const STEP: usize = 4 * PANEL;
 
 /// Rows of `x` as integers, and what they stand for.
 pub(super) struct QuantisedRows {
-    quants: Buffer,
-    scales: Buffer,
-    sums: Buffer,
+    /// Quants `i8[m, k]`, then scales `f32[m, groups]`, then the sums of each group's quants, `i32[m, groups]`.
+    memory: Buffer,
+    m: usize,
     k: usize,
+    group_size: usize,
     groups: usize,
 }
 
@@ -37,18 +38,16 @@ impl QuantisedRows {
     /// Rounds `x [m, k]` group by group.
     pub(super) fn new(cx: &Context, x: &[f32], [m, k]: [usize; 2], group_size: usize) -> Result<Self> {
         let groups = k / group_size;
-        let mut rows = QuantisedRows {
-            quants: cx.buffer::<i8>(m * k, Contents::Anything)?,
-            scales: cx.buffer::<f32>(m * groups, Contents::Anything)?,
-            sums: cx.buffer::<i32>(m * groups, Contents::Anything)?,
-            k,
-            groups,
-        };
-        let quants = Pointer(elements_mut::<i8>(&mut rows.quants).as_mut_ptr());
-        let scales = Pointer(elements_mut::<f32>(&mut rows.scales).as_mut_ptr());
-        let sums = Pointer(elements_mut::<i32>(&mut rows.sums).as_mut_ptr());
+        let bytes = m * k + m * groups * (size_of::<f32>() + size_of::<i32>());
+        let mut rows = QuantisedRows { memory: cx.buffer::<u8>(bytes, Contents::Anything)?, m, k, group_size, groups };
+        // Groups are whole registers, so that what follows the quants is aligned.
+        let (quants, rest) = elements_mut::<u8>(&mut rows.memory).split_at_mut(m * k);
+        let (scales, sums) = rest.split_at_mut(m * groups * size_of::<f32>());
+        let quants = Pointer(quants.as_mut_ptr().cast::<i8>());
+        let scales = Pointer(scales.as_mut_ptr().cast::<f32>());
+        let sums = Pointer(sums.as_mut_ptr().cast::<i32>());
         cx.parallel("linear", (m, m * k), |row| {
-            // SAFETY: each row has its own part of the three buffers, which hold `m` of them.
+            // SAFETY: each row has its own part of the three, which hold `m` of them.
             unsafe {
                 cx.isa.dispatch(Round {
                     x: &x[row * k..(row + 1) * k],
@@ -60,6 +59,17 @@ impl QuantisedRows {
             }
         })?;
         Ok(rows)
+    }
+
+    /// The quants from those of row `row` and group `group` on, with the scales and sums of the groups.
+    #[inline(always)]
+    fn from(&self, row: usize, group: usize) -> (*const u8, *const f32, *const i32) {
+        let QuantisedRows { m, k, group_size, groups, .. } = *self;
+        let quants = self.memory.bytes().as_ptr();
+        let scales = quants.wrapping_add(m * k).cast::<f32>();
+        let sums = scales.wrapping_add(m * groups).cast::<i32>();
+        let at = row * groups + group;
+        (quants.wrapping_add(row * k + group * group_size), scales.wrapping_add(at), sums.wrapping_add(at))
     }
 }
 
@@ -396,14 +406,12 @@ impl Part<'_> {
         &self,
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
-        let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
+        let QuantisedRows { k, groups, .. } = *self.product.rows;
         let GroupForm { group_size, zero, .. } = self.product.panels.form;
         let shift = Q::SHIFT - i32::from(zero);
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip.
         unsafe {
-            let mut x = quants.bytes().as_ptr().add(self.first * k + self.groups.start * group_size);
-            let scales = scales.bytes().as_ptr().cast::<f32>().add(self.first * groups + self.groups.start);
-            let sums = sums.bytes().as_ptr().cast::<i32>().add(self.first * groups + self.groups.start);
+            let (mut x, scales, sums) = self.product.rows.from(self.first, self.groups.start);
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; R];
             for group in 0..self.groups.len() {
                 // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.

@@ -99,17 +99,14 @@ impl Part<'_> {
         &self,
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; ROWS] {
-        let QuantisedRows { quants, scales, sums, k, groups } = self.product.rows;
+        let QuantisedRows { k, groups, .. } = *self.product.rows;
         let GroupForm { group_size, zero, .. } = self.product.panels.form;
         // Each plane is off by the shift.
         let planes = 1 + if HIGH > 0 { 1 << LOW } else { 0 };
         let shift = Q::SHIFT * planes - i32::from(zero);
-        let first = self.first * groups + self.groups.start;
         // SAFETY: the rows and the groups lie inside the buffers, the planes inside the block.
         unsafe {
-            let mut x = quants.bytes().as_ptr().add(self.first * k + self.groups.start * group_size);
-            let scales = scales.bytes().as_ptr().cast::<f32>().add(first);
-            let sums = sums.bytes().as_ptr().cast::<i32>().add(first);
+            let (mut x, scales, sums) = self.product.rows.from(self.first, self.groups.start);
             let mut packed = self.packed.as_ptr().add(4 * column);
             // Loops over arrays of constant length below: the compiler keeps those in registers.
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; ROWS];
@@ -126,11 +123,12 @@ impl Part<'_> {
                     }
                 }
                 for _ in 0..(GROUPS * group_size) / SUB_BLOCK {
+                    // A single row is read as fast as memory gives: the processor fetches ahead by itself.
                     if ROWS > 1 {
                         self.ahead.step::<Q::Floats>();
                     }
-                    low = plane::<Q, LOW, GROUPS, ROWS>(low, packed, (x, *k));
-                    high = plane::<Q, HIGH, GROUPS, ROWS>(high, packed.add(SUB_QUANTS * LOW / 8), (x, *k));
+                    low = plane::<Q, LOW, GROUPS, ROWS>(low, packed, (x, k));
+                    high = plane::<Q, HIGH, GROUPS, ROWS>(high, packed.add(SUB_QUANTS * LOW / 8), (x, k));
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }

@@ -43,7 +43,9 @@ class Setting:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise NotRun(lines[-1].removeprefix("error: "))
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        figures = json.loads(done.stdout.strip().splitlines()[-1])
+        # Where the models lie is nobody's business.
+        return {**figures, "model": pathlib.Path(figures["model"]).name} if "model" in figures else figures
 
 
 def ingle(setting: Setting, row: Row) -> dict:

@@ -36,11 +36,11 @@ impl Default for CreateOptions {
 /// use ingle_nn::ModelFiles;
 /// use ingle_tensor::DeviceHandle;
 ///
-/// let config = br#"{
+/// const CONFIG: &[u8] = br#"{
 ///     "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
 ///     "num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": true
 /// }"#;
-/// let files = ModelFiles::Embedded { name: "new", files: &[("config.json", config)] };
+/// let files = ModelFiles::Embedded { name: "new", files: &[("config.json", CONFIG)] };
 /// let device: DeviceHandle = Arc::new(CpuDevice::new(CpuOptions::default())?);
 /// let model = create(&files, &device, &CreateOptions::default())?;
 /// assert_eq!(model.summary().parameters, 64 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 32 + 2 * 16) + 16);

@@ -84,7 +84,9 @@ Handle softmax(const Array& x);
 
 Handle matmul(const Array& a, const Array& b);
 Handle linear(const Array& x, const Array& weight);
-Handle linear_bias(const Array& x, const Array& weight, const Array& bias);
+Handle linear_less(const Array& x, const Array& weight, const Array& product);
+Handle sum_of_parts(const Arrays& parts);
+Handle cross_entropy(const Array& logits, const Array& targets);
 Handle turned(const Array& weight);
 Handle quantized_linear(
     const Array& x,

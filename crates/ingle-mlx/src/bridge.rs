@@ -122,7 +122,12 @@ mod ffi {
         fn matmul(a: &Array, b: &Array) -> Result<UniquePtr<Array>>;
         /// `x · weightᵀ`; both of one dtype.
         fn linear(x: &Array, weight: &Array) -> Result<UniquePtr<Array>>;
-        fn linear_bias(x: &Array, weight: &Array, bias: &Array) -> Result<UniquePtr<Array>>;
+        /// `x · weightᵀ − product`.
+        fn linear_less(x: &Array, weight: &Array, product: &Array) -> Result<UniquePtr<Array>>;
+        /// The sum of arrays of one shape, in f32, in their order.
+        fn sum_of_parts(parts: &Arrays) -> Result<UniquePtr<Array>>;
+        /// `−log softmax(logits)[target]` of each row, in f32; 0 where the target is negative.
+        fn cross_entropy(logits: &Array, targets: &Array) -> Result<UniquePtr<Array>>;
         /// The transpose of a matrix, in f32, laid out row by row.
         fn turned(weight: &Array) -> Result<UniquePtr<Array>>;
         fn quantized_linear(

@@ -277,6 +277,20 @@ impl MlxDevice {
                 let [x] = arrays(name, inputs)?;
                 elementwise::soft_cap(name, &x, *cap)
             }
+            Op::CrossEntropy => {
+                let [logits, targets] = counted(name, inputs)?;
+                let classes = logits.shape()[1];
+                if !below(&targets).is_some_and(|below| below <= classes) {
+                    rows::check_targets(name, &self.numbers(name, &targets)?, classes)?;
+                }
+                match output.shape.elements() {
+                    0 => layout::empty(name, output),
+                    _ => {
+                        let (logits, targets) = (plain(name, logits)?, plain(name, targets)?);
+                        Array::new(name, bridge::cross_entropy(logits.get(), targets.get()))
+                    }
+                }
+            }
             Op::PagedAttention(parameters) => self.paged_attention(name, parameters, inputs, output),
             _ => {
                 return match op.decompose(&inputs) {

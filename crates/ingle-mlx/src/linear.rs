@@ -3,7 +3,7 @@
 
 use ingle_tensor::{BinaryOp, DType, Quantization, Result, Shape, Spec, Tensor, UnpackedRow};
 
-use crate::array::{Array, kind};
+use crate::array::{Array, arrays, kind};
 use crate::bridge::{self, Engine};
 use crate::elementwise::{binary, cast};
 use crate::engine::unsuited;
@@ -49,16 +49,12 @@ pub(crate) fn linear(
             }
             product
         }
-        Form::Dense(weight) if native && dtype == weight_spec.dtype => {
-            let product = match &bias {
-                Some((bias, own)) => {
-                    let bias = cast(op, bias, *own, dtype)?;
-                    bridge::linear_bias(rows.get(), weight.get(), bias.get())
-                }
-                None => bridge::linear(rows.get(), weight.get()),
-            };
+        Form::Dense(weight) if native && dtype == weight_spec.dtype && bias.is_none() => {
+            let product = bridge::linear(rows.get(), weight.get());
             return layout::reshape(op, &Array::new(op, product)?, &output.shape);
         }
+        // A bias is added before the one rounding.
+        Form::Dense(weight) if native && dtype == weight_spec.dtype => in_f32(op, &rows, &weight)?,
         // The head's product, on a GPU.
         Form::Dense(weight) if engine != Engine::Cpu && weight_spec.dtype == DType::BF16 => {
             let rows = cast(op, &rows, dtype, DType::F32)?;
@@ -78,25 +74,30 @@ pub(crate) fn linear(
     finish(op, &product, bias, dtype)
 }
 
-/// `x · weightᵀ` in f32, `x [rows, k]` being f32 and the weight bf16, without a copy of the weight in f32, which for the
-/// table of a vocabulary would cost more than the rest of a step.
+/// `x · weightᵀ` in f32, both being of one narrower dtype, without a copy of the weight in f32, which for the table of a
+/// vocabulary would cost more than the rest of a step.
 ///
-/// MLX's products are as narrow as their operands, but for the sums within. So each operand and each result is taken
-/// as the sum of two numbers of bf16: what `x` rounds to and what is left of it, one below the other; and what the product
-/// rounds to and what the product less that rounds to. It reads the weight twice.
+/// MLX's products are as narrow as their operands, but for the sums within. So the result is taken as the sum of two
+/// numbers: what the product rounds to, and what the product less that rounds to. It reads the weight twice.
+fn in_f32(op: &'static str, x: &Array, weight: &Array) -> Result<Array> {
+    let product = Array::new(op, bridge::linear(x.get(), weight.get()))?;
+    let left = Array::new(op, bridge::linear_less(x.get(), weight.get(), product.get()))?;
+    Array::new(op, bridge::sum_of_parts(&arrays(&[product, left])))
+}
+
+/// As [`in_f32`], `x [rows, k]` being f32 and the weight bf16: `x`, too, is taken as the sum of two numbers of bf16, one
+/// below the other, what it rounds to and what is left of it.
 fn in_two_parts(op: &'static str, x: &Array, weight: &Array, [rows, outputs]: [usize; 2]) -> Result<Array> {
     let (wide, narrow) = (DType::F32, DType::BF16);
     let high = cast(op, x, wide, narrow)?;
     let rest = binary(op, BinaryOp::Sub, x, &cast(op, &high, narrow, wide)?)?;
     let both = layout::concat(op, &[high, cast(op, &rest, wide, narrow)?], 0)?;
     let product = Array::new(op, bridge::linear(both.get(), weight.get()))?;
-    let minus = Array::new(op, bridge::unary(bridge::Unary::Neg, product.get()))?;
-    let left = Array::new(op, bridge::linear_bias(both.get(), weight.get(), minus.get()))?;
-    let [product, left] = [product, left].map(|part| cast(op, &part, narrow, wide));
-    let sums = binary(op, BinaryOp::Add, &product?, &left?)?;
+    let left = Array::new(op, bridge::linear_less(both.get(), weight.get(), product.get()))?;
     let shape = Shape::from([2 * rows, outputs]);
-    let half = |start: usize| layout::slice(op, &sums, &shape, 0, [start, start + rows, 1]);
-    binary(op, BinaryOp::Add, &half(0)?, &half(rows)?)
+    let half = |part: &Array, start: usize| layout::slice(op, part, &shape, 0, [start, start + rows, 1]);
+    let parts = [half(&product, 0)?, half(&left, 0)?, half(&product, rows)?, half(&left, rows)?];
+    Array::new(op, bridge::sum_of_parts(&arrays(&parts)))
 }
 
 /// Adds the bias to a product in f32, and rounds once.

@@ -22,6 +22,17 @@ pub(crate) fn check(op: &'static str, index: &[i32], len: usize) -> Result<()> {
     }
 }
 
+/// That each target is a class, or negative for none.
+///
+/// # Errors
+/// [`Error::Index`] for one past the classes.
+pub(crate) fn check_targets(op: &'static str, targets: &[i32], classes: usize) -> Result<()> {
+    match targets.iter().find(|&&target| usize::try_from(target).is_ok_and(|target| target >= classes)) {
+        None => Ok(()),
+        Some(&target) => Err(Error::Index { op, index: target.into(), len: classes }),
+    }
+}
+
 /// The first of numbers that follow each other.
 fn run(index: &[i32]) -> Option<i32> {
     let first = *index.first()?;

@@ -5,6 +5,19 @@
 #include "ingle-mlx/src/bridge/steps.h"
 
 namespace ingle {
+namespace {
+
+// Integers in the order of the floats whose bits are the first input: NaN below everything, and both zeros equal.
+std::vector<mx::array> rank_steps(const std::vector<mx::array>& in) {
+  auto& bits = in[0];
+  auto& x = in[1];
+  auto folded = mx::bitwise_xor(bits, mx::array(0x7fffffff, mx::int32));
+  auto rank = mx::where(mx::less(bits, mx::array(0, mx::int32)), folded, bits);
+  auto known = mx::where(mx::equal(x, number(0)), mx::array(0, mx::int32), rank);
+  return {mx::where(mx::isnan(x), mx::array(std::numeric_limits<std::int32_t>::min(), mx::int32), known)};
+}
+
+} // namespace
 
 Handle unary(Unary function, const Array& array) {
   Turn turn;
@@ -88,17 +101,11 @@ Handle max(const Array& x, std::int32_t axis) {
   return made(mx::max(x.get(), axis, /* keepdims = */ true));
 }
 
-Handle argmax(const Array& array, std::int32_t axis) {
+Handle argmax(const Array& x, std::int32_t axis) {
   Turn turn;
-  auto x = wide(array.get());
-  auto nan = mx::isnan(x);
-  auto least = number(-std::numeric_limits<float>::infinity());
-  auto known = mx::where(nan, least, x);
-  auto place = mx::argmax(known, axis, /* keepdims = */ true);
-  // Where nothing is above −∞, the first that is a number; where there is none either, the first.
-  auto first = mx::argmax(mx::astype(mx::logical_not(nan), mx::uint8), axis, /* keepdims = */ true);
-  auto lowest = mx::equal(mx::max(known, axis, /* keepdims = */ true), least);
-  return made(mx::astype(mx::where(lowest, first, place), mx::int32));
+  static const Steps* steps = new Steps(rank_steps, Shapes::Each);
+  auto ranks = fused(steps->plain, steps->compiled, {mx::view(wide(x.get()), mx::int32), wide(x.get())});
+  return made(mx::astype(mx::argmax(ranks, axis, /* keepdims = */ true), mx::int32));
 }
 
 Handle softmax(const Array& x) {
@@ -116,9 +123,16 @@ Handle linear(const Array& x, const Array& weight) {
   return made(mx::matmul(x.get(), mx::transpose(weight.get())));
 }
 
-Handle linear_bias(const Array& x, const Array& weight, const Array& bias) {
+Handle linear_less(const Array& x, const Array& weight, const Array& product) {
   Turn turn;
-  return made(mx::addmm(bias.get(), x.get(), mx::transpose(weight.get())));
+  return made(mx::addmm(product.get(), x.get(), mx::transpose(weight.get()), /* alpha = */ 1, /* beta = */ -1));
+}
+
+Handle cross_entropy(const Array& logits, const Array& targets) {
+  Turn turn;
+  auto none = mx::array(0, mx::int32);
+  auto loss = mx::fast::cross_entropy(wide(logits.get()), mx::maximum(targets.get(), none));
+  return made(mx::where(mx::less(targets.get(), none), number(0), loss));
 }
 
 Handle turned(const Array& weight) {

@@ -77,6 +77,14 @@ std::vector<mx::array> rotate_steps(const std::vector<mx::array>& in) {
   return {mx::astype(turned, in[0].dtype())};
 }
 
+std::vector<mx::array> sum_steps(const std::vector<mx::array>& in) {
+  auto sum = wide(in[0]);
+  for (std::size_t i = 1; i < in.size(); i++) {
+    sum = mx::add(sum, wide(in[i]));
+  }
+  return {sum};
+}
+
 } // namespace
 
 mx::array capped(const mx::array& x, float cap) {
@@ -99,6 +107,12 @@ Handle glu(Activation function, const Array& gate, const Array& up) {
 Handle soft_cap(const Array& x, float cap) {
   Turn turn;
   return made(capped(x.get(), cap));
+}
+
+Handle sum_of_parts(const Arrays& parts) {
+  Turn turn;
+  static const Steps* steps = new Steps(sum_steps, Shapes::Each);
+  return made(fused(steps->plain, steps->compiled, parts.get()));
 }
 
 Handle rotate(const Array& x, const Array& swapped, const Array& cos, const Array& sin) {

@@ -206,7 +206,7 @@ impl MlxDevice {
                 let [table, index] = counted(name, inputs)?;
                 let spec = table.spec().clone();
                 // What the device found itself, as the tokens of the step before, need not be read to be trusted.
-                if !below(&index).is_some_and(|below| below <= spec.shape[0]) {
+                if below(&index).is_none_or(|below| below > spec.shape[0]) {
                     rows::check(name, &self.numbers(name, &index)?, spec.shape[0])?;
                 }
                 if output.shape.elements() == 0 {
@@ -280,7 +280,7 @@ impl MlxDevice {
             Op::CrossEntropy => {
                 let [logits, targets] = counted(name, inputs)?;
                 let classes = logits.shape()[1];
-                if !below(&targets).is_some_and(|below| below <= classes) {
+                if below(&targets).is_none_or(|below| below > classes) {
                     rows::check_targets(name, &self.numbers(name, &targets)?, classes)?;
                 }
                 match output.shape.elements() {

@@ -12,6 +12,9 @@ GB = 1e9
 
 
 def page(results: dict) -> str:
+    commit = results["about"]["commit"]
+    rows = {name: {**row, "earlier": row.get("commit", commit) != commit} for name, row in results["rows"].items()}
+    results = {**results, "rows": rows}
     parts = [_head(results["about"], results["rows"])]
     for shape in SHAPES.values():
         rows = [row for row in all_rows() if row.shape == shape and row.id in results["rows"]]
@@ -163,7 +166,10 @@ def _size(count: int | None) -> str:
 def _pairs(result: dict) -> str:
     counted = used(result)
     steady = all(pair["steady"] for pair in counted)
-    return f"{len(counted)}" if steady else f"{len(counted)}, unsteady"
+    notes = [] if steady else ["unsteady"]
+    if result.get("earlier"):
+        notes.append(f"of {result['commit']}")
+    return ", ".join([f"{len(counted)}", *notes])
 
 
 def _foot(about: dict) -> str:

@@ -103,12 +103,13 @@ def main() -> None:
     samples = args.out.with_suffix(".json") if args.out else None
     results = {"about": machine.about(ROOT, binary, python, args), "rows": {}}
     if args.resume and samples and samples.exists():
-        results["rows"] = json.loads(samples.read_text())["rows"]
+        kept = json.loads(samples.read_text())
+        results["rows"] = {name: {"commit": kept["about"]["commit"], **row} for name, row in kept["rows"].items()}
     for row in rows.select(args.rows, args.shapes):
         if "pairs" in results["rows"].get(row.id, {}):
             continue
         result = pairing.measure(setting, row, args.pairs, args.row_seconds)
-        results["rows"][row.id] = result
+        results["rows"][row.id] = {"commit": results["about"]["commit"], **result}
         say(report.one_line(row, result))
         if samples:
             write(samples, json.dumps(results, indent=1) + "\n")

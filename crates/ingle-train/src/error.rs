@@ -63,6 +63,11 @@ impl Error {
         Error::File { path: path.into(), message: message.to_string() }
     }
 
+    /// Examples that cannot be read.
+    pub(crate) fn unread(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        Error::file(path, format!("{error}; name a file of examples that can be read"))
+    }
+
     /// An error about an option.
     pub(crate) fn option(option: &'static str, expected: impl Into<String>, found: impl std::fmt::Display) -> Self {
         Error::Option { option, expected: expected.into(), found: found.to_string() }

@@ -30,7 +30,7 @@ impl Corpus {
     /// [`Error::File`] if the file cannot be read, is no UTF-8 or holds nothing; the tokeniser's.
     pub fn open(path: impl AsRef<Path>, tokenizer: &Tokenizer, window: usize, seed: u64) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
+        let bytes = std::fs::read(path).map_err(|error| Error::unread(path, &error))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             Error::file(path, format!("expected UTF-8 text, found other bytes ({})", error.utf8_error()))
         })?;

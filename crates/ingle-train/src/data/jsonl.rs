@@ -34,7 +34,7 @@ impl JsonLines {
     /// [`Error::Line`] for a line that is none of these; [`Error::File`] if the file cannot be read or holds nothing.
     pub fn open(path: impl AsRef<Path>, encoder: Encoder) -> Result<Self> {
         let path = path.as_ref();
-        let refused = |error: std::io::Error| Error::file(path, error);
+        let refused = |error: std::io::Error| Error::unread(path, &error);
         let mut reader = BufReader::new(File::open(path).map_err(refused)?);
         let (mut lines, mut line, mut start) = (Vec::new(), Vec::new(), 0);
         for number in 1.. {

@@ -80,7 +80,7 @@ impl fmt::Display for Test {
 pub struct Sample {
     /// Tokens, or sentences, per second.
     pub rate: f64,
-    /// Bytes of weights and cache that a step of generation reads.
+    /// Bytes of weights and cache that the middle step of generation reads, every layer seeing all of the cache.
     pub step_bytes: Option<usize>,
 }
 
@@ -135,8 +135,10 @@ impl<'a> Runner<'a> {
             self.round(&mut streams)?;
         }
         let elapsed = begin.elapsed();
-        let cache = self.model.metrics().engine.kv_used_bytes;
-        let step_bytes = Some(self.model.info().summary.weight_bytes + cache);
+        // Counted, not asked for: the engine goes on beyond what was waited for.
+        let info = self.model.info();
+        let cached = batch * (depth.max(1) + tokens.div_ceil(2));
+        let step_bytes = Some(info.summary.weight_bytes + cached * info.kv_token_bytes);
         Ok(Sample { rate: per_second(batch * tokens, elapsed), step_bytes })
     }
 

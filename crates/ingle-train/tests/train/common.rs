@@ -93,10 +93,13 @@ pub fn trainer(name: &str, dtype: DType, options: TrainOptions) -> Trainer {
     begin(model(name, dtype), Trained::Weights, options)
 }
 
+/// The adapter of [`lora_trainer`].
+pub const LORA: AdapterId = AdapterId(3);
+
 /// A training of LoRA on queries and values, begun as in `scripts/fixtures/make_training.py`.
 pub fn lora_trainer(name: &str, dtype: DType, options: TrainOptions, dropout: f64) -> Trainer {
     let mut model = model(name, dtype);
-    let (id, device) = (AdapterId(3), model.device().clone());
+    let (id, device) = (LORA, model.device().clone());
     let config = LoraConfig { dropout, ..LoraConfig::default() };
     Adapter::create(&mut *model, &device, &config, 1).unwrap().attach(&mut *model, id).unwrap();
     let mut number = 0;

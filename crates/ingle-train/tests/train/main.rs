@@ -4,5 +4,6 @@
 mod common;
 mod curves;
 mod failures;
+mod lora;
 mod resume;
 mod text;

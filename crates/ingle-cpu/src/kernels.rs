@@ -5,6 +5,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod cast;
 pub(crate) mod elementwise;
+pub(crate) mod gemm;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod matmul;

@@ -160,8 +160,18 @@ impl State {
         Some(found)
     }
 
-    /// With a limit, live and cached memory together stay below it where dropping the cache can do that.
+    /// What may be cached: without being asked little; with a limit beyond that, what makes no more with live memory
+    /// than was live once.
+    fn room(&self) -> usize {
+        let once_live = self.memory.peak.saturating_sub(self.memory.active);
+        self.cache_limit.min(once_live.max(DEFAULT_CACHE_LIMIT))
+    }
+
+    /// Live and cached memory together stay below the limit, if there is one, and below what was live once where
+    /// dropping the cache can do that.
     fn make_room(&mut self) {
+        let room = self.room();
+        self.shrink_cache(room);
         if let Some(limit) = self.limit {
             self.shrink_cache(limit.saturating_sub(self.memory.active));
         }
@@ -184,7 +194,7 @@ impl State {
         let capacity = allocation.capacity;
         self.memory.active -= capacity;
         let kept = allocation.reuse == Reuse::Kept;
-        if kept && capacity > 0 && self.memory.cached + capacity <= self.cache_limit {
+        if kept && capacity > 0 && self.memory.cached + capacity <= self.room() {
             self.memory.cached += capacity;
             self.free.entry(capacity).or_default().push(allocation);
         }
@@ -447,6 +457,24 @@ mod tests {
         assert_eq!(pool.memory().cached, 2048);
         pool.set_cache_limit(Some(0));
         assert_eq!(pool.memory().cached, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn more_is_cached_than_usual_but_never_more_than_was_live_ugly() -> Result<()> {
+        // Nobody touches it, so that it takes no memory.
+        const LARGE: usize = DEFAULT_CACHE_LIMIT - DEFAULT_CACHE_LIMIT / 4;
+        let pool = MemoryPool::new();
+        let two = || Ok::<_, Error>([pool.take(LARGE, Contents::Anything)?, pool.take(LARGE, Contents::Anything)?]);
+        drop(two()?);
+        assert_eq!(pool.memory().cached, LARGE);
+        pool.set_cache_limit(Some(usize::MAX));
+        drop(two()?);
+        assert_eq!(pool.memory().cached, 2 * LARGE);
+        let other = pool.take(LARGE / 2, Contents::Anything)?;
+        assert_eq!(pool.memory().cached, LARGE);
+        drop(other);
+        assert!(pool.memory().cached <= 2 * LARGE);
         Ok(())
     }
 

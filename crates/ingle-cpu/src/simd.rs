@@ -31,6 +31,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::products::Bf16Pairs;
 pub(crate) use self::products::{Factor, Lane, Multiplier, ProductKernel, Products, Source, Widened};
 pub(crate) use self::quads::{QuadKernel, Quads};
 

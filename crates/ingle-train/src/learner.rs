@@ -153,8 +153,16 @@ impl Learner {
         Ok(self.model)
     }
 
+    /// The weights as they are now. Matrices lie as products read them fastest; an adapter's are too narrow for that.
     fn weights(&self) -> Result<Vec<Tensor>> {
-        self.parameters.iter().map(Parameter::weight).collect()
+        let weight = |parameter: &Parameter| -> Result<Tensor> {
+            let weight = parameter.weight()?;
+            match self.trained {
+                Trained::Weights if weight.shape().len() == 2 => Ok(weight.pack()?),
+                _ => Ok(weight),
+            }
+        };
+        self.parameters.iter().map(weight).collect()
     }
 
     fn pass(&self, draw: Option<Draw>) -> Pass {

@@ -109,7 +109,14 @@ impl Trainer {
         }))?;
         let ending = match begun {
             ControlFlow::Break(()) => Ending::Stopped,
-            ControlFlow::Continue(()) => self.steps(observer)?,
+            ControlFlow::Continue(()) => {
+                // Every step needs the same memory, and fresh pages take longer than many an operation.
+                let device = self.learner.model().device().clone();
+                device.set_cache_limit(Some(usize::MAX));
+                let ending = self.steps(observer);
+                device.set_cache_limit(None);
+                ending?
+            }
         };
         let best = self.progress.best.map(|Best { step, loss }| (step, loss));
         Ok(Outcome { steps: self.progress.step, ending, best })

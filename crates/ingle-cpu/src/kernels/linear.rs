@@ -45,14 +45,14 @@ pub(crate) fn linear(
         Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
             in_dtype(cx, "linear", output, |out| {
-                product.run(cx, out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
+                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
             })
         }
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
             let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form.group_size)?;
             in_dtype(cx, "linear", output, |out| {
-                product.run(cx, out, &groups::Groups::new(&rows, weight.bytes(), group_panels, n, cx.isa))
+                product.run(cx, "linear", out, &groups::Groups::new(&rows, weight.bytes(), group_panels, n, cx.isa))
             })
         }
     }
@@ -85,11 +85,11 @@ pub(crate) fn dequantize(
 }
 
 /// A product of `m` rows with a weight of `n` rows.
-struct Product<'a> {
-    m: usize,
-    n: usize,
-    k: usize,
-    bias: Option<&'a [f32]>,
+pub(super) struct Product<'a> {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) bias: Option<&'a [f32]>,
 }
 
 /// The most rows of `x` in a unit of work: their part that a strip meets stays in the second cache.
@@ -99,7 +99,7 @@ const ROWS: usize = 256;
 const LONG: usize = 512 << 10;
 
 /// What a packed weight's kernel does.
-trait PanelKernel: Sync {
+pub(super) trait PanelKernel: Sync {
     /// Bytes of a panel.
     fn panel_bytes(&self) -> usize;
 
@@ -112,7 +112,8 @@ trait PanelKernel: Sync {
 }
 
 impl Product<'_> {
-    fn run(&self, cx: &Context, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
+    /// Computes into `out`, row-major.
+    pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
         let Product { m, n, k, bias } = *self;
         if out.is_empty() {
             return Ok(());
@@ -130,7 +131,7 @@ impl Product<'_> {
         // As even as whole panels allow.
         let chunk_start = |chunk: usize| chunk * panels / chunks;
         let to = Pointer(out.as_mut_ptr());
-        cx.parallel("linear", (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
+        cx.parallel(op, (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
             let (block, chunk) = (unit % blocks, unit / blocks);
             let rows = block * rows..((block + 1) * rows).min(m);
             for panel in chunk_start(chunk)..chunk_start(chunk + 1) {
@@ -153,7 +154,7 @@ impl Product<'_> {
 }
 
 /// Rows of `x` in the tiles that cover `rows` of them, `most` at a time and as evenly as that allows.
-fn tiles(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let count = rows.div_ceil(most).max(1);
     (0..count).map(move |tile| tile * rows / count..(tile + 1) * rows / count)
 }

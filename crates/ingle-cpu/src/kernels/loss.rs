@@ -71,32 +71,26 @@ fn gradient_as<T: Float>(
     Ok(logits)
 }
 
-/// Calls `compute` with each block of a row, widened.
-#[inline(always)]
-fn blocks<T: Float>(row: &[T], mut compute: impl FnMut(&mut [f32])) {
-    let mut scratch = [0.0; BLOCK];
-    for block in row.chunks(BLOCK) {
-        let wide = &mut scratch[..block.len()];
-        T::widen_all(block, wide);
-        compute(wide);
-    }
-}
-
 /// A row's largest logit, and the sum of the exponentials of all less that one, block by block.
 #[inline(always)]
 fn statistics<S: Simd, T: Float>(row: &[T]) -> (f32, f32) {
+    let mut scratch = [0.0; BLOCK];
     let mut largest = f32::NEG_INFINITY;
-    blocks(row, |block| {
-        let here = max(block);
+    for block in row.chunks(BLOCK) {
+        let wide = &mut scratch[..block.len()];
+        T::widen_all(block, wide);
+        let here = max(wide);
         largest = if here > largest || here.is_nan() { here } else { largest };
-    });
+    }
     let mut total = 0.0;
-    blocks(row, |block| {
-        for x in block.iter_mut() {
+    for block in row.chunks(BLOCK) {
+        let wide = &mut scratch[..block.len()];
+        T::widen_all(block, wide);
+        for x in wide.iter_mut() {
             *x = math::exp::<S>(*x - largest);
         }
-        total += sum::<S>(block);
-    });
+        total += sum::<S>(wide);
+    }
     (largest, total)
 }
 
@@ -129,12 +123,13 @@ impl<T: Float> Kernel for Gradient<'_, T> {
         let Gradient { row, target, gradient } = self;
         let (largest, total) = statistics::<S, T>(row);
         let at_target = math::exp::<S>(row[target].widen() - largest) / total;
+        let factor = gradient / total;
         let mut scratch = [0.0; BLOCK];
         for block in row.chunks_mut(BLOCK) {
             let wide = &mut scratch[..block.len()];
             T::widen_all(block, wide);
             for x in wide.iter_mut() {
-                *x = math::exp::<S>(*x - largest) / total * gradient;
+                *x = math::exp::<S>(*x - largest) * factor;
             }
             T::narrow_all(wide, block);
         }

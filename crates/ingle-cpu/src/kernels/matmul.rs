@@ -19,7 +19,7 @@ pub(super) use self::dot::{Single, dot_tile};
 #[cfg(target_arch = "x86_64")]
 use super::cast;
 use super::rows::packed;
-use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype};
+use super::{Context, Pointer, contiguous, contiguous_f32, gemm, in_dtype};
 use crate::layout::Layout;
 use crate::number::with_float;
 #[cfg(target_arch = "x86_64")]
@@ -180,15 +180,17 @@ pub(crate) fn matmul(cx: &Context, [a, b]: [CpuStorage; 2], output: &Spec) -> Re
     let lead = output.shape[..rank - 2].to_vec();
     let (m, n) = (output.shape[rank - 2], output.shape[rank - 1]);
     let k = a.layout().shape().last().copied().unwrap_or(0);
-
-    let a = rows_of(cx, a)?;
     let swap = |layout: &Layout| {
         let rank = layout.shape().len();
         let axes: Vec<usize> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
         layout.permute(&axes)
     };
     let b_rows = swap(b.layout());
-    let b = rows_of(cx, b.view(b_rows))?;
+    let b = b.view(b_rows);
+    if gemm::is_transposed(b.layout()) && a.layout().shape().len() == 2 {
+        return in_dtype(cx, "matmul", output, |out| gemm::product(cx, "matmul", [a, b], None, out));
+    }
+    let (a, b) = (rows_of(cx, a)?, rows_of(cx, b)?);
 
     let a_starts = starts(a.layout(), &lead);
     let b_starts = starts(b.layout(), &lead);
@@ -241,9 +243,12 @@ pub(crate) fn linear(
     bias: Option<CpuStorage>,
     output: &Spec,
 ) -> Result<CpuStorage> {
-    let weight = contiguous(cx, weight)?;
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
+    if gemm::is_transposed(weight.layout()) {
+        return in_dtype(cx, "linear", output, |out| gemm::product(cx, "linear", [x, weight], bias, out));
+    }
+    let weight = contiguous(cx, weight)?;
     let (n, k) = (weight.layout().shape()[0], weight.layout().shape()[1]);
     let m = output.shape[..output.shape.len() - 1].iter().product();
     let op = "linear";

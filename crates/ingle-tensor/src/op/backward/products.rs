@@ -27,10 +27,12 @@ pub(super) fn linear(saved: &Saved) -> Result<Gradients> {
     let tokens: usize = x.shape()[..x.shape().len() - 1].iter().product();
     let of_x = saved.of(0, |g| g.linear(&transposed(weight)?, None))?;
     let of_weight = saved.of(1, |g| {
-        // In f32 unless that would be rounded to a dtype that both have.
+        // Sums in f32 unless that would be rounded to a dtype that both have. `x` meets the gradient in the weight's
+        // dtype, as it met the weight.
         let dtype = if x.dtype() == weight.dtype() { x.dtype() } else { DType::F32 };
-        let g = g.reshape([tokens, n])?.cast(dtype)?;
-        transposed(&g)?.matmul(&x.reshape([tokens, k])?.cast(dtype)?)?.cast(weight.dtype())
+        let g = transposed(&g.reshape([tokens, n])?.cast(dtype)?)?;
+        let x = transposed(&x.reshape([tokens, k])?.cast(weight.dtype())?)?;
+        g.linear(&x, None)?.cast(weight.dtype())
     })?;
     let Some(bias) = saved.inputs.get(2) else { return Ok(vec![of_x, of_weight]) };
     let of_bias = saved.of(2, |g| sum_to(&g.reshape([tokens, n])?, &Spec::new([n], bias.dtype())))?;

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Operands as the kernel reads them: words of 32 bits, each what one step along the inner axis takes of a row.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
+use ingle_tensor::Result;
+
+use super::{is_transposed, rows_and_columns};
+use crate::kernels::{Context, Pieces, Pointer, contiguous, contiguous_f32, elements_mut};
+use crate::memory::{Buffer, Contents};
+#[cfg(target_arch = "x86_64")]
+use crate::number::Number;
+use crate::number::{Float, with_float};
+use crate::packed::{PANEL, panels};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Bf16Pairs;
+use crate::simd::{Factor, Kernel, Simd, Source, Widened};
+use crate::storage::CpuStorage;
+
+/// Products whose factors fill words: one f32, or two bf16.
+pub(super) trait Word: Source<Factor: Factor<Lane = f32>> {
+    /// The word of neighbouring elements; the second counts only where a word has two.
+    fn word(first: f32, second: f32) -> u32;
+}
+
+impl Word for Widened<f32> {
+    #[inline(always)]
+    fn word(first: f32, _second: f32) -> u32 {
+        first.to_bits()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Word for Bf16Pairs {
+    #[inline(always)]
+    fn word(first: f32, second: f32) -> u32 {
+        u32::from(bf16::narrow(first).to_bits()) | u32::from(bf16::narrow(second).to_bits()) << 16
+    }
+}
+
+/// The first operand, `[m, k]`: rows as they are, or panels if it lies column by column.
+pub(super) enum First {
+    Rows(Rows),
+    Panels(Panels),
+}
+
+impl First {
+    pub(super) fn new<F: Word>(cx: &Context, x: CpuStorage) -> Result<First> {
+        if is_transposed(x.layout()) {
+            return Ok(First::Panels(Panels::pack::<F>(cx, x)?));
+        }
+        Ok(First::Rows(Rows::new::<F>(cx, x)?))
+    }
+
+    pub(super) fn words(&self) -> &[u32] {
+        match self {
+            First::Rows(Rows::Packed(buffer)) => words(buffer.bytes()),
+            First::Rows(Rows::Own(storage)) => words(storage.contiguous_bytes()),
+            First::Panels(panels) => panels.words(),
+        }
+    }
+
+    /// Where a row's word of a step is.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, step: usize, steps: usize) -> usize {
+        match self {
+            First::Rows(_) => row * steps + step,
+            First::Panels(_) => (row / PANEL * steps + step) * PANEL + row % PANEL,
+        }
+    }
+
+    /// Words from one row to the next, and from one step to the next; within a panel.
+    #[inline(always)]
+    pub(super) fn apart(&self, steps: usize) -> [usize; 2] {
+        match self {
+            First::Rows(_) => [steps, 1],
+            First::Panels(_) => [1, PANEL],
+        }
+    }
+
+    /// Words that `m` rows take.
+    pub(super) fn words_needed(&self, m: usize, steps: usize) -> usize {
+        match self {
+            First::Rows(_) => m * steps,
+            First::Panels(_) => m.next_multiple_of(PANEL) * steps,
+        }
+    }
+}
+
+fn words(bytes: &[u8]) -> &[u32] {
+    bytemuck::cast_slice(&bytes[..bytes.len() - bytes.len() % size_of::<u32>()])
+}
+
+/// Rows of words.
+pub(super) enum Rows {
+    Packed(Buffer),
+    /// f32 without gaps are words as they are.
+    Own(CpuStorage),
+}
+
+impl Rows {
+    fn new<F: Word>(cx: &Context, x: CpuStorage) -> Result<Rows> {
+        if F::Factor::DEPTH == 1 {
+            return Ok(Rows::Own(contiguous_f32(cx, x)?));
+        }
+        let x = contiguous(cx, x)?;
+        let [m, k] = rows_and_columns(x.layout());
+        let steps = k.div_ceil(2);
+        let mut buffer = cx.buffer::<u32>(m * steps, Contents::Anything)?;
+        with_float!("linear", x.dtype(), T => {
+            let from = x.contiguous::<T>().unwrap_or_default();
+            cx.pieces("linear", elements_mut(&mut buffer), Pieces { size: steps.max(1), cost: 2 }, |row, to| {
+                cx.isa.dispatch(Neighbours { from: &from[row * k..][..k], to, word: PhantomData::<F> });
+            })
+        })?;
+        Ok(Rows::Packed(buffer))
+    }
+}
+
+/// Writes a row's neighbours as words.
+struct Neighbours<'a, T, F> {
+    from: &'a [T],
+    to: &'a mut [u32],
+    word: PhantomData<F>,
+}
+
+impl<T: Float, F: Word> Kernel for Neighbours<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let depth = F::Factor::DEPTH;
+        let (whole, rest) = self.from.split_at(self.from.len() / depth * depth);
+        for (to, from) in self.to.iter_mut().zip(whole.chunks_exact(depth)) {
+            *to = F::word(from[0].widen(), from[depth - 1].widen());
+        }
+        if let (Some(to), Some(last)) = (self.to.last_mut(), rest.first()) {
+            *to = F::word(last.widen(), 0.0);
+        }
+    }
+}
+
+/// A matrix `[n, k]` in panels of [`PANEL`] rows: the words of a step side by side, those of the next behind them.
+/// Rows that are missing in the last panel are zeros.
+pub(super) struct Panels(Buffer);
+
+/// Steps that are packed together.
+const TOGETHER: usize = 32;
+
+impl Panels {
+    pub(super) fn pack<F: Word>(cx: &Context, matrix: CpuStorage) -> Result<Panels> {
+        let transposed = is_transposed(matrix.layout());
+        let matrix = if transposed { matrix } else { contiguous(cx, matrix)? };
+        let [n, k] = rows_and_columns(matrix.layout());
+        let steps = k.div_ceil(F::Factor::DEPTH);
+        let mut buffer = cx.buffer::<u32>(panels(n) * PANEL * steps, Contents::Anything)?;
+        let to = Pointer(elements_mut::<u32>(&mut buffer).as_mut_ptr());
+        let offset = matrix.layout().offset();
+        let stride = if transposed { matrix.layout().strides()[1] } else { k };
+        let cost = (panels(n) * PANEL * steps).saturating_mul(2);
+        with_float!("linear", matrix.dtype(), T => {
+            let from = matrix.buffer::<T>().get(offset..).unwrap_or_default();
+            cx.parallel("linear", (steps.div_ceil(TOGETHER), cost), |chunk| {
+                for panel in 0..panels(n) {
+                    let here = chunk * TOGETHER..((chunk + 1) * TOGETHER).min(steps);
+                    // SAFETY: each panel's steps are in one chunk, each chunk is taken once, and the buffer, which has
+                    // room for every step of every panel, outlives the call.
+                    let to = unsafe {
+                        let first = to.get().add((panel * steps + here.start) * PANEL);
+                        std::slice::from_raw_parts_mut(first, here.len() * PANEL)
+                    };
+                    let rows = panel * PANEL..((panel + 1) * PANEL).min(n);
+                    let part = Part { from, stride, k, rows, first: here.start, to, word: PhantomData::<F> };
+                    if transposed { cx.isa.dispatch(Across(part)) } else { cx.isa.dispatch(Along(part)) }
+                }
+            })
+        })?;
+        Ok(Panels(buffer))
+    }
+
+    pub(super) fn words(&self) -> &[u32] {
+        words(self.0.bytes())
+    }
+}
+
+/// Some steps of a panel.
+struct Part<'a, T, F> {
+    from: &'a [T],
+    /// Elements from one row, or from one column, to the next.
+    stride: usize,
+    k: usize,
+    /// The matrix's rows of this panel.
+    rows: Range<usize>,
+    /// The first step.
+    first: usize,
+    to: &'a mut [u32],
+    word: PhantomData<F>,
+}
+
+/// From a matrix that lies column by column: a step's words are neighbours already.
+struct Across<'a, T, F>(Part<'a, T, F>);
+
+impl<T: Float, F: Word> Kernel for Across<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Part { from, stride, k, rows, first, to, .. } = self.0;
+        let depth = F::Factor::DEPTH;
+        // What is past the last row or the last column stays zero.
+        let mut columns = [[0.0f32; PANEL]; 2];
+        for (step, to) in (first..).zip(to.chunks_exact_mut(PANEL)) {
+            for (place, column) in columns.iter_mut().take(depth).enumerate() {
+                let at = step * depth + place;
+                if at < k {
+                    T::widen_all(&from[at * stride + rows.start..][..rows.len()], &mut column[..rows.len()]);
+                } else {
+                    column.fill(0.0);
+                }
+            }
+            let [even, odd] = &columns;
+            for ((to, even), odd) in to.iter_mut().zip(even).zip(odd) {
+                *to = F::word(*even, *odd);
+            }
+        }
+    }
+}
+
+/// From a matrix that lies row by row: a row's words go to their places, a cache line of them at a time.
+struct Along<'a, T, F>(Part<'a, T, F>);
+
+impl<T: Float, F: Word> Kernel for Along<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Part { from, stride, k, rows, first, to, .. } = self.0;
+        let depth = F::Factor::DEPTH;
+        let steps = to.len() / PANEL;
+        let here = first * depth..((first + steps) * depth).min(k);
+        if rows.len() < PANEL {
+            to.fill(0);
+        }
+        let mut words = [0; TOGETHER];
+        for (column, row) in rows.enumerate() {
+            let words = &mut words[..steps];
+            let from = &from[row * stride..][here.clone()];
+            Neighbours { from, to: words, word: PhantomData::<F> }.run::<S>();
+            for (to, word) in to.chunks_exact_mut(PANEL).zip(words) {
+                to[column] = *word;
+            }
+        }
+    }
+}

@@ -117,7 +117,9 @@ impl Observer for Display {
             (Shown::People, Event::Validated(validation)) => {
                 let best = if validation.best { ", the lowest so far" } else { "" };
                 let (step, loss) = (validation.step, validation.loss);
-                self.remark(&format!("step {step}: validation loss {loss:.4}{best}"));
+                let bits = validation.bits_per_character.map(|bits| format!(", {bits:.4} bits per character"));
+                let bits = bits.unwrap_or_default();
+                self.remark(&format!("step {step}: validation loss {loss:.4}{bits}{best}"));
             }
             _ => {}
         }

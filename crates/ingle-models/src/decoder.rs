@@ -4,9 +4,10 @@
 //! What an architecture has of its own is plain data in [`DecoderConfig`]; its file fills that in. Tensors and
 //! fields have the names that checkpoints and `config.json` give them.
 
+use ingle_nn::random::stream;
 use ingle_nn::{
-    Activations, Batch, Bias, CacheLayer, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm, RmsNormConfig,
-    RotaryConfig, RotaryEmbedding, Routes, Visitor, Weights,
+    Activations, Batch, Bias, CacheLayer, Dropout, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm,
+    RmsNormConfig, RotaryConfig, RotaryEmbedding, Routes, Visitor, Weights,
 };
 use ingle_tensor::{Activation, DType, DeviceHandle, Tensor, grad};
 
@@ -173,17 +174,43 @@ impl Parameters for Mlp {
 struct Residual {
     before: RmsNorm,
     after: Option<RmsNorm>,
+    entry: Entry,
 }
 
 impl Residual {
-    /// `x + after(inner(before(x)))`.
-    fn around(&self, x: &Tensor, inner: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    /// `x + entry(after(inner(before(x))))`.
+    fn around(
+        &self,
+        x: &Tensor,
+        dropout: Option<Dropout>,
+        inner: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let y = inner(&self.before.forward(x)?)?;
         let y = match &self.after {
             Some(after) => after.forward(&y)?,
             None => y,
         };
-        Ok(x.add(&y)?)
+        Ok(x.add(&self.entry.forward(y, dropout)?)?)
+    }
+}
+
+/// Where something enters the residual stream: there training drops some of it out.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Of its random numbers.
+    stream: u64,
+}
+
+impl Entry {
+    fn new(name: &str) -> Self {
+        Entry { stream: stream(name) }
+    }
+
+    fn forward(self, x: Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        match dropout {
+            Some(dropout) => dropout.apply(&x, self.stream),
+            None => Ok(x),
+        }
     }
 }
 
@@ -197,8 +224,9 @@ struct Block {
 }
 
 impl Block {
-    fn load(weights: &Weights<'_>, config: &DecoderConfig, layer_type: LayerType) -> Result<Self> {
+    fn load(weights: &Weights<'_>, config: &DecoderConfig, index: usize) -> Result<Self> {
         let norm = |name| RmsNorm::load(&weights.scope(name), config.hidden_size, config.norm);
+        let entry = |half| Entry::new(&format!("layers.{index}.{half}"));
         let before_attn = norm("input_layernorm")?;
         // Not a slip: without norms after, `post_attention_layernorm` is the one before the MLP.
         let (after_attn, before_mlp, after_mlp) = match config.norms {
@@ -210,20 +238,21 @@ impl Block {
             ),
         };
         Ok(Block {
-            self_attn: Attention::load(&weights.scope("self_attn"), config, layer_type)?,
+            self_attn: Attention::load(&weights.scope("self_attn"), config, config.layer_types[index])?,
             mlp: Mlp::load(&weights.scope("mlp"), config)?,
-            around_attn: Residual { before: before_attn, after: after_attn },
-            around_mlp: Residual { before: before_mlp, after: after_mlp },
+            around_attn: Residual { before: before_attn, after: after_attn, entry: entry("self_attn") },
+            around_mlp: Residual { before: before_mlp, after: after_mlp, entry: entry("mlp") },
         })
     }
 
     fn forward(&self, x: &Tensor, batch: &Batch, cache: &mut KvCache, layer: usize, rows: BlockRows) -> Result<Tensor> {
-        let x = self.around_attn.around(x, |x| self.self_attn.forward(x, batch, cache, layer))?;
+        let dropout = batch.dropout;
+        let x = self.around_attn.around(x, dropout, |x| self.self_attn.forward(x, batch, cache, layer))?;
         match rows {
-            BlockRows::All => self.around_mlp.around(&x, |x| self.mlp.forward(x, &batch.routes)),
+            BlockRows::All => self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.routes)),
             BlockRows::Outputs => {
                 let x = x.take_rows(&batch.outputs)?;
-                self.around_mlp.around(&x, |x| self.mlp.forward(x, &batch.output_routes))
+                self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.output_routes))
             }
         }
     }
@@ -304,9 +333,8 @@ impl Decoder {
         let device = model.device().clone();
         let table = [config.vocab_size, config.hidden_size];
         let embed_tokens = Embedding::load(&model.scope("embed_tokens"), table, config.head)?;
-        let blocks = config.layer_types.iter().enumerate();
-        let layers = blocks
-            .map(|(index, &layer_type)| Block::load(&model.scope(&format!("layers.{index}")), config, layer_type))
+        let layers = (0..config.layer_types.len())
+            .map(|index| Block::load(&model.scope(&format!("layers.{index}")), config, index))
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(&model.scope("norm"), config.hidden_size, config.norm)?;
         let lm_head = match config.head {
@@ -359,6 +387,7 @@ impl Model for Decoder {
         if let Some(scale) = self.embedding_scale {
             x = x.scale(scale)?;
         }
+        x = Entry::new("embed_tokens").forward(x, batch.dropout)?;
         for (index, block) in self.layers.iter().enumerate() {
             let rows = if index + 1 == self.layers.len() { BlockRows::Outputs } else { BlockRows::All };
             x = match batch.activations {

@@ -44,6 +44,7 @@
 //!     routes: Routes::default(),
 //!     output_routes: Routes::default(),
 //!     activations: Activations::Kept,
+//!     dropout: None,
 //! };
 //! let logits = model.forward(&batch, &mut cache)?;
 //! assert_eq!(**logits.shape(), [1, model.summary().vocab_size]);

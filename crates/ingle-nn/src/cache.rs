@@ -3,7 +3,7 @@
 
 use ingle_tensor::{DType, DeviceHandle, PagedAttention, Tensor};
 
-use crate::{Error, Result, Routes};
+use crate::{Dropout, Error, Result, Routes};
 
 /// The tokens of one forward pass, as a flat list: a ragged batch without padding.
 ///
@@ -26,6 +26,8 @@ pub struct Batch {
     pub output_routes: Routes,
     /// What is kept of the way forward for the way back.
     pub activations: Activations,
+    /// What drops out of what enters the residual stream, in training.
+    pub dropout: Option<Dropout>,
 }
 
 /// What is kept of the way forward for the way back, where there is one.

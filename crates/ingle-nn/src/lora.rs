@@ -7,15 +7,13 @@
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
 use crate::random::{stream, uniform};
-use crate::{Error, Result};
+use crate::{Draw, Dropout, Error, Result};
 
-mod dropout;
 mod pattern;
 mod route;
 
-use dropout::dropout;
 pub use pattern::Target;
-pub use route::{AdapterId, Draw, Route, Routes, Rows};
+pub use route::{AdapterId, Route, Routes, Rows};
 
 /// What a new adapter is like.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,7 +186,7 @@ impl Lora {
     /// Those of the tensor operations.
     pub fn forward(&self, x: &Tensor, draw: Option<Draw>) -> Result<Tensor> {
         let x = match draw.filter(|_| self.dropout > 0.0) {
-            Some(draw) => dropout(x, self.dropout, draw, self.stream)?,
+            Some(draw) => Dropout { probability: self.dropout, draw }.apply(x, self.stream)?,
             None => x.clone(),
         };
         Ok(x.linear(&self.a, None)?.scale(self.scale)?.linear(&self.b, None)?)

@@ -2,7 +2,7 @@
 //! A packed batch as a model reads it: each sequence in fresh blocks of a cache of its own.
 
 use ingle_models::Model;
-use ingle_nn::{Activations, Batch, BlockTable, KvCache, Routes};
+use ingle_nn::{Activations, Batch, BlockTable, Dropout, KvCache, Routes};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
 use crate::Result;
@@ -26,7 +26,7 @@ impl Inputs {
     /// # Errors
     /// Past the device's memory.
     pub fn new(model: &dyn Model, packed: &PackedBatch, pass: Pass) -> Result<Self> {
-        let Pass { cache: dtype, routes, activations } = pass;
+        let Pass { cache: dtype, routes, activations, dropout } = pass;
         let device = model.device();
         let lists = Lists::new(packed);
         let list = |values: &[i32]| Tensor::from_slice(device, values, [values.len()]);
@@ -45,6 +45,7 @@ impl Inputs {
             output_routes: routes.clone(),
             routes,
             activations,
+            dropout,
         };
         Ok(Inputs { batch, cache, targets: list(&lists.targets)? })
     }
@@ -57,6 +58,7 @@ pub(crate) struct Pass {
     /// The adapter that every token goes through, if one is trained.
     pub routes: Routes,
     pub activations: Activations,
+    pub dropout: Option<Dropout>,
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@
 //! [`Corpus`]. A [`Loader`] shuffles them, encodes them ahead of the step on threads of its own, and packs them into
 //! batches of as many tokens as a step may have: sequences of all lengths side by side, without padding.
 
+mod bpe_dropout;
 mod corpus;
 mod encoder;
 mod jsonl;
@@ -13,7 +14,8 @@ mod order;
 mod pack;
 mod record;
 
-pub use corpus::Corpus;
+pub use bpe_dropout::BpeDropout;
+pub use corpus::{Corpus, CorpusOptions, Documents};
 pub use encoder::{Encoder, PromptLoss};
 pub use jsonl::JsonLines;
 pub use loader::{Loader, LoaderOptions, Order};
@@ -92,6 +94,11 @@ pub trait Examples: Send + Sync {
     /// # Errors
     /// What is wrong with it, and where it stands.
     fn example(&self, epoch: u64, index: usize) -> Result<Example>;
+
+    /// How many characters all of them spell, if that is known: for a loss per character.
+    fn characters(&self) -> Option<usize> {
+        None
+    }
 }
 
 #[cfg(test)]

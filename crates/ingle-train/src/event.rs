@@ -69,6 +69,9 @@ pub struct Validation {
     pub step: u64,
     /// The mean cross-entropy in nats per token.
     pub loss: f32,
+    /// The same in bits per character of the text, if there is one text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits_per_character: Option<f32>,
     /// Tokens that were predicted.
     pub targets: usize,
     /// Whether no earlier one was lower.

@@ -2,7 +2,7 @@
 //! A model whose weights learn: gradients, steps, and the loss without them.
 
 use ingle_models::Model;
-use ingle_nn::{Activations, Draw, Routes, Visitor};
+use ingle_nn::{Activations, Draw, Dropout, Routes, Visitor};
 use ingle_tensor::{DType, Op, Tensor, grad};
 
 use crate::batch::{Inputs, Pass};
@@ -17,6 +17,8 @@ pub(crate) struct Learner {
     optimizer: Optimizer,
     recompute: Recompute,
     seed: u64,
+    /// Of what enters the residual stream.
+    dropout: f64,
     /// Of keys and values.
     cache: DType,
 }
@@ -70,8 +72,8 @@ impl Learner {
             return Err(Error::option("model", "one with the adapter that is to be trained", "none"));
         }
         let cache = model.device().activation_dtype(model.summary().dtype);
-        let TrainOptions { optimizer, recompute, seed, .. } = *options;
-        Ok(Learner { model, trained, parameters, optimizer, recompute, seed, cache })
+        let TrainOptions { optimizer, recompute, seed, dropout, .. } = *options;
+        Ok(Learner { model, trained, parameters, optimizer, recompute, seed, dropout, cache })
     }
 
     pub fn model(&self) -> &dyn Model {
@@ -174,7 +176,8 @@ impl Learner {
             (Some(_), Recompute::Blocks) => Activations::Recomputed,
             _ => Activations::Kept,
         };
-        Pass { cache: self.cache, routes, activations }
+        let dropout = draw.filter(|_| self.dropout > 0.0).map(|draw| Dropout { probability: self.dropout, draw });
+        Pass { cache: self.cache, routes, activations, dropout }
     }
 
     /// Takes the weights out of the model, so that a step can be made in place.

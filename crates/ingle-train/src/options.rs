@@ -26,8 +26,12 @@ pub struct TrainOptions {
     pub until: Until,
     /// In which order examples come.
     pub order: Order,
-    /// Of what drops out of an adapter.
+    /// Of what drops out.
     pub seed: u64,
+    /// The share of what enters the residual stream (embeddings, attention's outputs and the MLP's) that training leaves
+    /// out, at least 0 and below 1: against learning a small text by heart. What an adapter leaves out is its own.
+    #[serde(default)]
+    pub dropout: f64,
     /// What is computed a second time to save memory.
     pub recompute: Recompute,
     /// Steps from one validation to the next.
@@ -80,6 +84,7 @@ impl Default for TrainOptions {
             until: Until::Epochs(1),
             order: Order::Shuffled(0),
             seed: 0,
+            dropout: 0.0,
             recompute: Recompute::Nothing,
             validate_every: None,
             patience: None,
@@ -95,6 +100,9 @@ impl TrainOptions {
         self.schedule.check()?;
         if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
             return Err(Error::option("clip norm", "a number greater than 0", norm));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::option("dropout", "a number from 0 and below 1", self.dropout));
         }
         let (Until::Steps(length) | Until::Epochs(length)) = self.until;
         let every = |every: Option<u64>| every.unwrap_or(1);
@@ -131,6 +139,7 @@ impl TrainOptions {
             "length of the training" => until,
             "order" => order,
             "seed" => seed,
+            "dropout" => dropout,
         }
         None
     }

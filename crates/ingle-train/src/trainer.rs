@@ -272,9 +272,12 @@ impl Trainer {
             order: Order::Sequential,
             epochs: Some(1),
         };
+        let characters = examples.characters();
         let batches = Loader::start(examples, options, crate::data::Position::default())?;
         let (loss, targets) = self.learner.loss(batches)?;
         let step = self.progress.step;
+        let bits = f64::from(loss) * targets as f64 / std::f64::consts::LN_2;
+        let bits_per_character = characters.map(|characters| (bits / characters as f64) as f32);
         let best = self.progress.best.is_none_or(|best| loss < best.loss);
         self.progress.validated = Some(step);
         if best {
@@ -286,7 +289,7 @@ impl Trainer {
         } else {
             self.progress.validations_since += 1;
         }
-        observer.observe(&Event::Validated(Validation { step, loss, targets, best }))
+        observer.observe(&Event::Validated(Validation { step, loss, bits_per_character, targets, best }))
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {

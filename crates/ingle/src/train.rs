@@ -35,8 +35,8 @@ use ingle_nn::{Adapter, AdapterId};
 pub use ingle_nn::{AdapterFormat, LoraConfig, LoraScaling, Target};
 use ingle_tensor::{DType, DeviceHandle};
 pub use ingle_train::Error as TrainError;
-use ingle_train::data::{Corpus, Encoder, Examples, JsonLines};
-pub use ingle_train::data::{Order, PromptLoss};
+pub use ingle_train::data::{BpeDropout, Order, PromptLoss};
+use ingle_train::data::{Corpus, CorpusOptions, Documents, Encoder, Examples, JsonLines};
 pub use ingle_train::{
     AdamOptions, Beginning, Decay, Ending, Event, Lookahead, Observer, Optimizer, Outcome, Recompute, Schedule,
     SgdOptions, Step, TokenizerOptions, TrainOptions, Until, Validation,
@@ -44,7 +44,7 @@ pub use ingle_train::{
 use ingle_train::{Trained, Trainer};
 use serde_json::Value;
 
-pub use config::ScratchConfig;
+pub use config::{ScratchConfig, TextOptions};
 use folder::{Begin, Folder};
 
 use crate::{Error, Result, discover};
@@ -74,6 +74,8 @@ pub struct FinetuneOptions {
     pub label_field: String,
     /// What the model reads of an example with a label: `{text}` stands for its text.
     pub template: String,
+    /// How likely a token that is read is taken apart in training: see [`BpeDropout`].
+    pub bpe_dropout: f64,
     /// How it is trained.
     pub training: TrainOptions,
     /// On what.
@@ -116,6 +118,7 @@ impl FinetuneOptions {
             prompt_loss: PromptLoss::Masked,
             label_field: "label".into(),
             template: "{text}".into(),
+            bpe_dropout: 0.0,
             training: TrainOptions::default(),
             machine: Machine::default(),
         }
@@ -141,7 +144,8 @@ pub fn finetune(model: &str, options: &FinetuneOptions, observer: &mut dyn Obser
     let chat = ChatTemplate::from_files(&files, &tokenizer)?;
     let encoder = Encoder::new(tokenizer, chat, options.prompt_loss).with_template(&options.template);
     let encoder = encoder.with_label_field(&options.label_field);
-    let data = Data::open(&options.data, options.validation.as_deref(), &encoder, &options.training)?;
+    let reading = Reading { encoder: &encoder, documents: None, bpe_dropout: options.bpe_dropout };
+    let data = Data::open(&options.data, options.validation.as_deref(), &reading, &options.training)?;
     let mut model = load(&files, &device, &load_options, &mut |_| {})?;
     let trained = match &options.adapter {
         None => Trained::Weights,
@@ -187,7 +191,7 @@ pub struct ScratchOptions {
 /// # Errors
 /// As [`finetune`], and for a configuration that describes no model.
 pub fn from_scratch(options: &ScratchOptions, observer: &mut dyn Observer) -> Result<Outcome> {
-    let training = options.config.training_options()?;
+    let (training, documents) = (options.config.training_options()?, options.config.data.documents()?);
     let folder = Folder::open(&options.out, options.start)?;
     let device = options.machine.device()?;
     let text = std::fs::read_to_string(&options.data)
@@ -197,7 +201,8 @@ pub fn from_scratch(options: &ScratchOptions, observer: &mut dyn Observer) -> Re
     let tokenizer = Tokenizer::from_files(&files)?;
     let chat = ChatTemplate::from_files(&files, &tokenizer)?;
     let encoder = Encoder::new(tokenizer, chat, PromptLoss::Masked);
-    let data = Data::open(&options.data, options.validation.as_deref(), &encoder, &training)?;
+    let reading = Reading { encoder: &encoder, documents, bpe_dropout: options.config.data.bpe_dropout };
+    let data = Data::open(&options.data, options.validation.as_deref(), &reading, &training)?;
     let dtype = options.machine.dtype.unwrap_or(DType::F32);
     let model = create(&files, &device, &CreateOptions { seed: training.seed, dtype })?;
     let begin = Begin { model, trained: Trained::Weights, data, options: training, start: options.start };
@@ -234,16 +239,34 @@ pub(crate) struct Data {
     validation: Option<Arc<dyn Examples>>,
 }
 
+/// How data are read.
+struct Reading<'a> {
+    encoder: &'a Encoder,
+    /// Of a plain text.
+    documents: Option<Documents>,
+    /// Of what is learnt.
+    bpe_dropout: f64,
+}
+
 impl Data {
-    fn open(training: &Path, validation: Option<&Path>, encoder: &Encoder, options: &TrainOptions) -> Result<Self> {
-        let open = |path: &Path| -> Result<Arc<dyn Examples>> {
-            if is_jsonl(path) {
-                return Ok(Arc::new(JsonLines::open(path, encoder.clone())?));
-            }
-            let (tokenizer, window) = (encoder.tokenizer(), options.max_length);
-            Ok(Arc::new(Corpus::open(path, tokenizer, window, options.seed)?))
+    fn open(training: &Path, validation: Option<&Path>, reading: &Reading<'_>, options: &TrainOptions) -> Result<Self> {
+        let (encoder, tokenizer) = (reading.encoder, reading.encoder.tokenizer());
+        let lines = |path: &Path| JsonLines::open(path, encoder.clone());
+        let corpus_options = CorpusOptions { window: options.max_length, documents: reading.documents.clone() };
+        let corpus = |path: &Path| Corpus::open(path, tokenizer, &corpus_options);
+        let bpe_dropout = match reading.bpe_dropout {
+            0.0 => None,
+            probability => Some(BpeDropout::new(tokenizer, probability, options.seed)?),
         };
-        Ok(Data { training: open(training)?, validation: validation.map(open).transpose()? })
+        let training: Arc<dyn Examples> = match (is_jsonl(training), bpe_dropout) {
+            (true, None) => Arc::new(lines(training)?),
+            (true, Some(bpe_dropout)) => Arc::new(lines(training)?.varied(bpe_dropout)),
+            (false, bpe_dropout) => Arc::new(corpus(training)?.varied(options.seed, bpe_dropout)),
+        };
+        let open = |path: &Path| -> Result<Arc<dyn Examples>> {
+            Ok(if is_jsonl(path) { Arc::new(lines(path)?) } else { Arc::new(corpus(path)?) })
+        };
+        Ok(Data { training, validation: validation.map(open).transpose()? })
     }
 }
 

@@ -122,6 +122,10 @@ struct DataArgs {
     #[arg(long, value_name = "TEMPLATE", default_value = "{text}")]
     template: String,
 
+    /// How likely a token that is read is taken apart in training: against learning a small text by heart
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    bpe_dropout: f64,
+
     /// Tokens of a sequence at most; longer texts are cut
     #[arg(long, value_name = "TOKENS", value_parser = positive, default_value_t = 1024)]
     max_length: usize,
@@ -169,6 +173,10 @@ struct TrainingArgs {
     /// How strongly matrices are pulled towards zero
     #[arg(long, value_name = "X", default_value_t = 0.01)]
     weight_decay: f64,
+
+    /// The share of what enters the residual stream that drops out in training
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    dropout: f64,
 
     /// Scale gradients down to this norm
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive_number)]
@@ -285,6 +293,7 @@ impl TrainingArgs {
             },
             order: Order::Shuffled(data.seed),
             seed: data.seed,
+            dropout: self.dropout,
             recompute: if self.recompute { Recompute::Blocks } else { Recompute::Nothing },
             validate_every: self.validate_every,
             patience: self.patience,
@@ -308,6 +317,7 @@ impl Args {
             prompt_loss: if self.data_options.train_on_prompts { PromptLoss::Learnt } else { PromptLoss::Masked },
             label_field: self.data_options.label_field.clone(),
             template: self.data_options.template.replace("\\n", "\n"),
+            bpe_dropout: self.data_options.bpe_dropout,
             training: self.training.options(&self.data_options, learning_rate),
             machine: self.machine.machine(),
             ..FinetuneOptions::new(self.data, self.out)

@@ -22,6 +22,14 @@ A configuration:
 
   [tokenizer]
   vocab_size = 2048
+  special_tokens = [\"<bos>\", \"<eos>\"]   # this and what follows may be left out
+  words = ' ?\\p{L}+|\\s+|\\S'           # what of a text is a word
+  chat_template = \"...\"
+
+  [data]                    # may be left out
+  separator = \"\\n\\n\"        # what stands between the documents of a text
+  end = \"<eos>\"             # what ends each
+  bpe_dropout = 0.1         # how likely a token is taken apart
 
   [training]
   steps = 2000              # or epochs
@@ -32,9 +40,15 @@ A configuration:
   decay = \"cosine\"          # or linear, constant
   final_rate = 0.05
   weight_decay = 0.1
+  beta1 = 0.9
+  beta2 = 0.98
+  dropout = 0.15            # of what enters the residual stream
   validate_every = 200
   patience = 5
-  checkpoint_every = 100";
+  checkpoint_every = 100
+
+  [generation]              # of a generation_config.json; may be left out
+  temperature = 0.8";
 
 /// Train a model from nothing: its tokeniser, then its weights
 ///

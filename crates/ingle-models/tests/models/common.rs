@@ -226,6 +226,7 @@ impl<'a> Session<'a> {
             output_routes: routes.clone(),
             routes,
             activations: self.activations,
+            dropout: None,
         };
         let logits = self.model.forward(&batch, &mut self.cache).unwrap();
         assert_eq!(logits.dtype(), DType::F32);

@@ -38,6 +38,7 @@ fn batch(device: &DeviceHandle, cache: &KvCache, [first, last]: [i32; 2]) -> Bat
         routes: Routes::default(),
         output_routes: Routes::default(),
         activations: Activations::Kept,
+        dropout: None,
     }
 }
 

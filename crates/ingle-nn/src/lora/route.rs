@@ -3,7 +3,7 @@
 
 use ingle_tensor::{DeviceHandle, Tensor};
 
-use crate::Result;
+use crate::{Draw, Result};
 
 /// Names an adapter among those that a model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,15 +34,6 @@ pub enum Rows {
     All,
     /// Those with these numbers, `i32[R]`, each once.
     Some(Tensor),
-}
-
-/// Names the random numbers of one pass of training: which features of which token drop out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
-    /// Of the run.
-    pub seed: u64,
-    /// Another pass of the run drops other features.
-    pub pass: u32,
 }
 
 impl Routes {

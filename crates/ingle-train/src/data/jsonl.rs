@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::record::{Record, Unfit};
-use super::{Encoder, Example, Examples};
+use super::{BpeDropout, Encoder, Example, Examples};
 use crate::{Error, Result};
 
 /// The examples of a JSONL file, one a line: `text`, `text` and `label`, `prompt` and `completion`, or `messages`.
@@ -19,6 +19,7 @@ pub struct JsonLines {
     file: Mutex<File>,
     lines: Vec<Line>,
     encoder: Encoder,
+    bpe_dropout: Option<BpeDropout>,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,13 @@ impl JsonLines {
         if lines.is_empty() {
             return Err(Error::file(path, "holds no examples; give a file of JSON objects, one a line"));
         }
-        Ok(JsonLines { path: path.into(), file: Mutex::new(reader.into_inner()), lines, encoder })
+        Ok(JsonLines { path: path.into(), file: Mutex::new(reader.into_inner()), lines, encoder, bpe_dropout: None })
+    }
+
+    /// The same, of which each pass takes other tokens apart.
+    #[must_use]
+    pub fn varied(self, bpe_dropout: BpeDropout) -> Self {
+        JsonLines { bpe_dropout: Some(bpe_dropout), ..self }
     }
 
     fn read(&self, bytes: &Range<u64>) -> std::io::Result<Vec<u8>> {
@@ -74,16 +81,20 @@ impl Examples for JsonLines {
         self.lines.len()
     }
 
-    fn example(&self, _epoch: u64, index: usize) -> Result<Example> {
+    fn example(&self, epoch: u64, index: usize) -> Result<Example> {
         let Line { number, bytes } = &self.lines[index];
         let line = self.read(bytes).map_err(|error| Error::file(&self.path, error))?;
         let record =
             Record::read(&line, self.encoder.label_field()).map_err(|unfit| unfit_line(&self.path, *number, unfit))?;
-        self.encoder.encode(&record).map_err(|error| Error::Line {
+        let example = self.encoder.encode(&record).map_err(|error| Error::Line {
             file: self.path.display().to_string(),
             line: *number,
             expected: "what the model's tokeniser and chat template take".into(),
             found: error.to_string(),
+        })?;
+        Ok(match &self.bpe_dropout {
+            Some(bpe_dropout) => bpe_dropout.example(example, epoch, index),
+            None => example,
         })
     }
 }

@@ -208,7 +208,7 @@ mod tests {
             let mut board = TensorBoard::new(folder.path());
             let beginning = Beginning { step: 3, trained: 1, parameters: 1, examples: 1 };
             assert!(board.observe(&Event::Begun(beginning)).unwrap().is_continue());
-            let validation = Validation { step: 4, loss: 2.0, targets: 5, best: true };
+            let validation = Validation { step: 4, loss: 2.0, bits_per_character: None, targets: 5, best: true };
             assert!(board.observe(&Event::Validated(validation)).unwrap().is_continue());
         }
         let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ingle_models::weights;
 use ingle_tensor::DType;
 use ingle_train::data::Order;
-use ingle_train::{Ending, TrainOptions, Trainer, Until};
+use ingle_train::{Ending, Recompute, Schedule, TrainOptions, Trainer, Until};
 
 use crate::common::{Losses, Texts, bits, lora_trainer, options, trainer};
 
@@ -33,7 +33,8 @@ fn learnt(trainer: Trainer) -> Vec<u32> {
 
 #[test]
 fn a_training_that_is_stopped_or_killed_goes_on_bit_for_bit_good() {
-    for dtype in [DType::F32, DType::BF16] {
+    for (dtype, dropout) in [(DType::F32, 0.0), (DType::BF16, 0.1)] {
+        let long = || TrainOptions { dropout, ..long() };
         let folder = tempfile::tempdir().unwrap();
         let mut whole = Losses::default();
         let mut trainer = begin(folder.path(), dtype, long());
@@ -110,6 +111,8 @@ fn another_training_is_refused_bad() {
     let refused = |options| begin(folder.path(), DType::F32, options).resume().unwrap_err().to_string();
     let other = refused(TrainOptions { batch_tokens: 91, ..long() });
     assert!(other.starts_with("batch tokens: expected 90, as in ") && other.ends_with("found 91"), "{other}");
+    let other = refused(TrainOptions { dropout: 0.5, ..long() });
+    assert!(other.starts_with("dropout: expected 0.0, as in"), "{other}");
     let other = refused(TrainOptions { until: Until::Epochs(1), ..long() });
     assert!(other.starts_with("length of the training: expected Steps(14), as in"), "{other}");
     let other = trainer("qwen3-v5", DType::F32, long()).with_checkpoints(folder.path()).resume().unwrap_err();
@@ -140,4 +143,30 @@ fn an_adapter_goes_on_and_its_base_stays_good() {
     let mut base = crate::common::model("llama-v5", DType::F32);
     let untouched: Vec<u32> = weights(&mut *base).iter().flat_map(|(_, w)| bits(&w.to_f32_vec().unwrap())).collect();
     assert_eq!(learnt(trainer), untouched);
+}
+
+#[test]
+fn what_drops_out_is_the_same_when_it_is_computed_again_good() {
+    let losses = |dropout, recompute, seed| {
+        let mut losses = Losses::default();
+        let options = TrainOptions { dropout, recompute, seed, validate_every: Some(2), ..options(3) };
+        let validation = Texts { vocab_size: 128, steps: 2 };
+        let mut trainer = trainer("gemma3-v5", DType::F32, options).with_validation(Arc::new(validation));
+        trainer.run(&mut losses).unwrap();
+        [bits(&losses.training), bits(&losses.validation)]
+    };
+    let dropped = losses(0.3, Recompute::Nothing, 1);
+    assert_eq!(losses(0.3, Recompute::Blocks, 1), dropped);
+    let [whole, other] = [losses(0.0, Recompute::Nothing, 1), losses(0.3, Recompute::Nothing, 2)];
+    assert!(dropped[0][0] != whole[0][0] && dropped[0][0] != other[0][0], "it is in the training");
+    // A rate of next to nothing: the validation sees the same weights, and nothing of it drops out.
+    let still = |dropout| {
+        let mut losses = Losses::default();
+        let schedule = Schedule::constant(1e-30);
+        let options = TrainOptions { dropout, schedule, validate_every: Some(1), ..options(1) };
+        let validation = Texts { vocab_size: 128, steps: 2 };
+        trainer("gemma3-v5", DType::F32, options).with_validation(Arc::new(validation)).run(&mut losses).unwrap();
+        bits(&losses.validation)
+    };
+    assert_eq!(still(0.3), still(0.0));
 }

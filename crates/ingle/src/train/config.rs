@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ingle_train::data::Order;
+use ingle_train::data::{Documents, Order};
 use ingle_train::{
     AdamOptions, Decay, Optimizer, Recompute, Schedule, TokenizerFiles, TokenizerOptions, TrainOptions, Until,
 };
@@ -47,8 +47,44 @@ pub struct ScratchConfig {
     /// Of the tokeniser.
     #[serde(default)]
     pub tokenizer: TokenizerOptions,
+    /// Of the data.
+    #[serde(default)]
+    pub data: TextOptions,
     /// Of the training.
     pub training: Training,
+    /// The fields of the model's `generation_config.json`: how it is to be asked. There is none if it is empty.
+    #[serde(default)]
+    pub generation: Map<String, Value>,
+}
+
+/// The part `[data]`: how texts are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextOptions {
+    /// What stands between the documents of a plain text; it is one if `None`. Windows to learn from begin where a
+    /// document does.
+    pub separator: Option<String>,
+    /// What ends each document; the separator if `None`. The content of a special token stands for that token.
+    pub end: Option<String>,
+    /// How likely a token is taken apart in training: see [`BpeDropout`](super::BpeDropout).
+    pub bpe_dropout: f64,
+}
+
+impl TextOptions {
+    /// How a text is parted.
+    pub(super) fn documents(&self) -> Result<Option<Documents>> {
+        match (&self.separator, &self.end) {
+            (None, None) => Ok(None),
+            (Some(separator), end) if !separator.is_empty() => {
+                let end = end.as_ref().unwrap_or(separator).clone();
+                Ok(Some(Documents { separator: separator.clone(), end }))
+            }
+            (separator, _) => {
+                let found = separator.as_ref().map_or("an end without one", |_| "an empty one").into();
+                Err(Error::Option { option: "separator", expected: "what stands between documents".into(), found })
+            }
+        }
+    }
 }
 
 /// The part `[training]`.
@@ -80,6 +116,8 @@ pub struct Training {
     accumulate: usize,
     #[serde(default)]
     seed: u64,
+    #[serde(default)]
+    dropout: f64,
     #[serde(default)]
     recompute: Recompute,
     validate_every: Option<u64>,
@@ -174,6 +212,7 @@ impl ScratchConfig {
             until,
             order: Order::Shuffled(training.seed),
             seed: training.seed,
+            dropout: training.dropout,
             recompute: training.recompute,
             validate_every: training.validate_every,
             patience: training.patience,
@@ -181,22 +220,34 @@ impl ScratchConfig {
         })
     }
 
-    /// The `config.json` of a model with this tokeniser.
-    pub(super) fn model_config(&self, files: &TokenizerFiles) -> Result<Vec<u8>> {
-        let mut config = self.model.clone();
+    /// The `config.json` of a model with this tokeniser, and the `generation_config.json` if there is to be one.
+    pub(super) fn model_files(&self, files: &TokenizerFiles) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let refused = |error: serde_json::Error| output(Path::new("tokenizer.json"), error);
         let Some((_, tokenizer)) = files.iter().find(|(name, _)| *name == "tokenizer.json") else {
             return Err(output(Path::new("tokenizer.json"), "was not made; report it"));
         };
         let tokenizer: Value = serde_json::from_slice(tokenizer).map_err(refused)?;
-        let learnt = tokenizer["model"]["vocab"].as_object().map_or(0, Map::len);
-        config.insert("vocab_size".into(), learnt.into());
-        for (field, content) in [("bos_token_id", "<bos>"), ("eos_token_id", "<eos>")] {
-            config.insert(field.into(), tokenizer["model"]["vocab"][content].clone());
-        }
+        let vocab = &tokenizer["model"]["vocab"];
+        let ids = [("bos_token_id", "<bos>"), ("eos_token_id", "<eos>"), ("pad_token_id", "<pad>")];
+        let with_ids = |fields: &Map<String, Value>| {
+            let mut fields = fields.clone();
+            for (field, content) in ids {
+                if let Some(id) = vocab.get(content) {
+                    fields.insert(field.into(), id.clone());
+                }
+            }
+            fields
+        };
+        let mut config = with_ids(&self.model);
+        config.insert("vocab_size".into(), vocab.as_object().map_or(0, Map::len).into());
         let longest = self.training.max_length;
         config.entry("max_position_embeddings").or_insert(longest.into());
-        Ok(format!("{:#}\n", Value::Object(config)).into_bytes())
+        let written = |config| format!("{:#}\n", Value::Object(config)).into_bytes();
+        let mut made = vec![("config.json", written(config))];
+        if !self.generation.is_empty() {
+            made.push(("generation_config.json", written(with_ids(&self.generation))));
+        }
+        Ok(made)
     }
 }
 
@@ -215,5 +266,16 @@ mod tests {
         assert!(said("[model]\n[training]\nsteps = 5").contains("missing field `learning_rate`"));
         let both = said("[model]\n[training]\nlearning_rate = 1.0\nsteps = 5\nepochs = 1");
         assert_eq!(both, "training: expected either steps or epochs, found steps Some(5) and epochs Some(1)");
+        let documents = |text: &str| {
+            let training = "[model]\n[training]\nlearning_rate = 1.0\nsteps = 5\n[data]\n";
+            ScratchConfig::parse(&format!("{training}{text}")).unwrap().data.documents().map_err(|e| e.to_string())
+        };
+        assert_eq!(documents("bpe_dropout = 0.5"), Ok(None));
+        let refused = |found| Err(format!("separator: expected what stands between documents, found {found}"));
+        assert_eq!(documents("end = \"x\""), refused("an end without one"));
+        assert_eq!(documents("separator = \"\""), refused("an empty one"));
+        let parted = |separator: &str, end: &str| Ok(Some(Documents { separator: separator.into(), end: end.into() }));
+        assert_eq!(documents("separator = \"--\""), parted("--", "--"));
+        assert_eq!(documents("separator = \"--\"\nend = \"<eos>\""), parted("--", "<eos>"));
     }
 }

@@ -73,18 +73,16 @@ impl Folder {
     pub fn beginning(&self, config: &ScratchConfig, text: &str) -> Result<ModelFiles> {
         let path = self.path.join(BEGINNING);
         if !path.exists() {
-            let files = train_tokenizer(text.split_inclusive('\n'), &config.tokenizer)?;
+            let separator = config.data.separator.as_deref().unwrap_or("\n");
+            let mut files = train_tokenizer(text.split_inclusive(separator), &config.tokenizer)?;
+            files.extend(config.model_files(&files)?);
             self.put(BEGINNING, |path| {
                 let part = Part::folder(path)?;
-                let put = |name: &str, content: &[u8]| -> Result<()> {
+                for (name, content) in &files {
                     let mut file = OutputFile::create(&part.path().join(name))?;
                     file.write(content)?;
-                    Ok(file.finish()?)
-                };
-                for (name, content) in &files {
-                    put(name, content)?;
+                    file.finish()?;
                 }
-                put("config.json", &config.model_config(&files)?)?;
                 Ok(part.finish()?)
             })?;
         }

@@ -33,6 +33,7 @@
 mod backend;
 mod cancel;
 mod classify;
+mod confusion;
 mod defaults;
 mod discover;
 mod engine_model;
@@ -51,6 +52,7 @@ mod window;
 pub use backend::{Backend, backends, choose_backend, register_backend};
 pub use cancel::CancelToken;
 pub use classify::{Classifications, ClassifyOptions, LabelScore, NextToken, Outcome};
+pub use confusion::Confusion;
 pub use discover::{DEMO, Found, demo, discover, pulled};
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse};

@@ -55,6 +55,10 @@ impl Bench {
     }
 }
 
+fn json_file(path: &std::path::Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
 #[test]
 fn an_adapter_is_trained_and_used_good() {
     let bench = Bench::new();
@@ -80,14 +84,34 @@ fn an_adapter_is_trained_and_used_good() {
 }
 
 #[test]
+fn a_classifier_is_trained_and_measured_good() {
+    let bench = Bench::new();
+    bench.run("out", &["--learning-rate", "0.005", "--epochs", "8", "--dropout", "0.05", "--bpe-dropout", "0.1"]);
+    let (model, valid, found) = (bench.text("out/model"), bench.text("valid.jsonl"), bench.text("found.jsonl"));
+    let classify = ["classify", &valid, "--label-field", "label", "--model", &model, "-o", &found];
+    let output = ingle(&classify).assert().success();
+    let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    let lines = jsonl(&std::fs::read_to_string(&found).unwrap());
+    let right = lines.iter().filter(|line| line["label"] == line["expected"]).count();
+    assert_eq!(lines.len(), 10);
+    assert!(said.contains(&format!("accuracy {right}0.00 %: {right} of 10\n")), "{said}");
+    assert!(lines[0]["probabilities"].as_object().unwrap().keys().eq(["f0", "f1", "f2"]), "{}", lines[0]);
+    let error = fails(&mut ingle(&["classify", &valid, "--label-field", "domain", "--model", &model]), 1);
+    assert!(error.contains("text 1: expected a string in `domain`, found text, label"), "{error}");
+}
+
+#[test]
 fn a_model_from_nothing_good() {
     let bench = Bench::new();
-    let text = "Who lit the fire? The cook lit the fire.\n".repeat(40);
+    let text = "Who lit the fire? The cook lit the fire.\n\n".repeat(40);
     std::fs::write(bench.path("text.txt"), text).unwrap();
     let config = "[model]\nmodel_type = \"qwen3\"\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 2\n\
                   num_attention_heads = 2\nnum_key_value_heads = 1\nhead_dim = 16\ntie_word_embeddings = true\n\
-                  [tokenizer]\nvocab_size = 280\n\
-                  [training]\nsteps = 40\nlearning_rate = 1e-2\nbatch_tokens = 64\nmax_length = 32\n";
+                  [tokenizer]\nvocab_size = 290\nspecial_tokens = [\"<eos>\", \"<bos>\", \"<end_of_turn>\"]\n\
+                  words = ' ?\\p{L}+|\\s+|\\S'\nchat_template = \"{{ bos_token }}{{ messages[0].content }}\"\n\
+                  [data]\nseparator = \"\\n\\n\"\nend = \"<end_of_turn>\\n\"\nbpe_dropout = 0.1\n\
+                  [training]\nsteps = 40\nlearning_rate = 1e-2\nbatch_tokens = 64\nmax_length = 32\ndropout = 0.05\n\
+                  [generation]\ntemperature = 0.5\n";
     std::fs::write(bench.path("small.toml"), config).unwrap();
     let (config, data, out) = (bench.text("small.toml"), bench.text("text.txt"), bench.text("out"));
     let train = ["train", "--config", &config, "--data", &data, "--valid", &data, "--out", &out, "--json"];
@@ -100,6 +124,14 @@ fn a_model_from_nothing_good() {
     assert_eq!(info["architecture"], "qwen3");
     let answer = stdout(&["generate", "--model", &model, "--prompt", "Who lit", "-n", "6"]);
     assert!(answer.contains("fire"), "{answer}");
+    let validation = events.iter().find(|event| event["event"] == "validation").unwrap();
+    let (bits, loss) = (&validation["bits_per_character"], validation["loss"].as_f64().unwrap());
+    let per_character = loss / std::f64::consts::LN_2 * validation["targets"].as_f64().unwrap() / (42.0 * 40.0);
+    assert!((bits.as_f64().unwrap() - per_character).abs() < 1e-5, "{validation}");
+    let file = |name: &str| json_file(&bench.path("out/model").join(name));
+    assert_eq!(file("generation_config.json")["temperature"], 0.5);
+    assert_eq!(file("config.json")["bos_token_id"], 1);
+    assert_eq!(file("tokenizer_config.json")["eot_token"], "<end_of_turn>");
     let error = fails(&mut ingle(&train), 1);
     assert!(error.contains("is not empty; go on with what is in it (--resume), or give another folder"), "{error}");
 }
@@ -192,6 +224,9 @@ fn bad_usage_and_bad_data_bad() {
     says(&["--steps", "3", "--epochs", "1"], 2, "cannot be used with");
     says(&["--steps", "0"], 1, "length of the training: expected at least 1, found 0");
     says(&["--template", "x"], 1, "--template: expected {text} in it, found `x`");
+    says(&["--dropout", "1"], 1, "dropout: expected a number from 0 and below 1, found 1");
+    says(&["--bpe-dropout", "-1"], 2, "--bpe-dropout");
+    says(&["--bpe-dropout", "1"], 1, "BPE dropout: expected a number from 0 and below 1, found 1");
     says(&["--device", "abacus"], 1, "backend `abacus`: unknown; known are: cpu");
     let args = bench.finetune("out", &["--learning-rate", "1e30", "--clip-norm", "1e30", "--steps", "9"]);
     let output = start(&args).wait_with_output().unwrap();

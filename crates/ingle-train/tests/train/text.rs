@@ -171,4 +171,32 @@ fn a_tokenizer_of_ones_own_good() {
     let refused = train_tokenizer(text.lines(), &TokenizerOptions { vocab_size: 200, ..options }).unwrap_err();
     let words = "vocab_size: expected at least 258: the bytes and the special tokens, found 200";
     assert_eq!(refused.to_string(), words);
+    let without = TokenizerOptions { special_tokens: vec!["<eos>".into()], ..TokenizerOptions::default() };
+    let refused = train_tokenizer(text.lines(), &without).unwrap_err();
+    assert_eq!(refused.to_string(), "special_tokens: expected <bos> and <eos> among them, found <eos>");
+    let odd = TokenizerOptions { words: Some("(".into()), ..TokenizerOptions::default() };
+    let refused = train_tokenizer(text.lines(), &odd).unwrap_err().to_string();
+    assert!(refused.starts_with("words: expected a regular expression, found"), "{refused}");
+}
+
+#[test]
+fn words_and_special_tokens_of_ones_own_good() {
+    let text = "o'er the fire, 'tis night. ".repeat(50);
+    let options = TokenizerOptions {
+        vocab_size: 300,
+        special_tokens: ["<pad>", "<eos>", "<bos>", "<end_of_turn>"].map(str::to_owned).to_vec(),
+        words: Some(r" ?'?\p{L}+|\s+|[^\s\p{L}]".into()),
+        chat_template: Some("{{ bos_token }}".into()),
+        ..TokenizerOptions::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in train_tokenizer(std::iter::once(text.as_str()), &options).unwrap() {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let tokenizer = Tokenizer::from_files(&ModelFiles::directory(folder.path()).unwrap()).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos_tokens()), (Some(2), &[1][..]));
+    assert_eq!(tokenizer.end_of_turn_tokens(), [1, 3]);
+    let ids = tokenizer.encode(" fire, 'tis<end_of_turn>", Special::Add).unwrap();
+    let pieces: Vec<String> = ids.iter().map(|id| tokenizer.piece(*id).unwrap()).collect();
+    assert_eq!(pieces.join("|"), "<bos>|Ġfire|,|Ġ'tis|<end_of_turn>");
 }

@@ -225,7 +225,6 @@ fn bad_usage_and_bad_data_bad() {
     says(&["--steps", "0"], 1, "length of the training: expected at least 1, found 0");
     says(&["--template", "x"], 1, "--template: expected {text} in it, found `x`");
     says(&["--dropout", "1"], 1, "dropout: expected a number from 0 and below 1, found 1");
-    says(&["--bpe-dropout", "-1"], 2, "--bpe-dropout");
     says(&["--bpe-dropout", "1"], 1, "BPE dropout: expected a number from 0 and below 1, found 1");
     says(&["--device", "abacus"], 1, "backend `abacus`: unknown; known are: cpu");
     let args = bench.finetune("out", &["--learning-rate", "1e30", "--clip-norm", "1e30", "--steps", "9"]);

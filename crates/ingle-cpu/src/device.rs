@@ -213,6 +213,9 @@ impl Device for CpuDevice {
             Op::Adam(parameters) => optimizer::adam(cx, take(cx, op, inputs)?, parameters),
             Op::Sgd(parameters) => optimizer::sgd(cx, take(cx, op, inputs)?, parameters),
             Op::PagedAttention(parameters) => attention::paged_attention(cx, take(cx, op, inputs)?, parameters, output),
+            Op::PagedAttentionGrad(parameters) => {
+                attention::grad::paged_attention_grad(cx, take(cx, op, inputs)?, parameters, output)
+            }
             _ => {
                 return match op.decompose(&inputs) {
                     Some(result) => Ok(result?.into_storage()),

@@ -319,7 +319,7 @@ impl MlxDevice {
 /// Operations that refuse what is outside a table also where their result is empty, or whose result has a form of its own.
 fn reads_an_index(op: &Op) -> bool {
     let rows = matches!(op, Op::TakeRows | Op::WriteRows | Op::AddRows { .. });
-    let attention = matches!(op, Op::PagedAttention(_) | Op::PagedAttentionGrad { .. });
+    let attention = matches!(op, Op::PagedAttention(_) | Op::PagedAttentionGrad(_));
     let targets = matches!(op, Op::CrossEntropy | Op::CrossEntropyGrad);
     rows || attention || targets || matches!(op, Op::Dequantize { .. } | Op::Pack)
 }

@@ -50,8 +50,8 @@ pub use device::{Device, DeviceHandle, Evaluation, Invariance, Memory, Storage};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub use op::{
-    Activation, Adam, AttentionInput, BinaryOp, CompareOp, Momentum, Op, PagedAttention, ReduceOp, RopeLayout, Sgd,
-    UnaryOp, WeightDecay,
+    Activation, Adam, BinaryOp, CompareOp, Momentum, Op, PagedAttention, ReduceOp, RopeLayout, Sgd, UnaryOp,
+    WeightDecay,
 };
 pub use quantization::{BlockFormat, GroupForm, Offsets, Quantization, SuperScales, UnpackedRow};
 pub use shape::{Shape, Spec};

@@ -19,7 +19,7 @@ mod infer_tests;
 mod optimizer;
 
 #[cfg(any(test, feature = "conformance"))]
-pub(crate) use self::decompose::attend_rounded;
+pub(crate) use self::decompose::{attend_rounded, attention_grad_rounded};
 pub use self::optimizer::{Adam, Momentum, Sgd, WeightDecay};
 use crate::{DType, Quantization, Shape};
 
@@ -214,15 +214,14 @@ pub enum Op {
     /// logits, in their dtype: `(softmax(logits[t]) − 1 at targets[t]) · gradient[t]`, zeros where the target is
     /// ignored. Donate the logits and it may take their place.
     CrossEntropyGrad,
-    /// The inputs of [`Op::PagedAttention`] and then the gradient of its result, `[T, H, D]` in `q`'s dtype → the
-    /// gradient with respect to one of its inputs, in that one's shape and dtype. A slot that several blocks of
-    /// the table name gets the sum (Dao et al. 2022, without the whole score matrix where a device has a kernel).
-    PagedAttentionGrad {
-        /// The attention's own parameters.
-        attention: PagedAttention,
-        /// The input whose gradient is wanted.
-        of: AttentionInput,
-    },
+    /// The inputs of [`Op::PagedAttention`], keys and values of floats, and then the gradient of its result,
+    /// `[T, H, D]` in `q`'s dtype → the gradients with respect to `q`, `keys` and `values`, one after the other, as
+    /// `f32[T · H · D + 2 · slots · KH · D]`. A slot that several blocks of the table name gets the sum, one that
+    /// nobody attends to zeros (Dao et al. 2022, without the whole score matrix where a device has a kernel).
+    ///
+    /// A device may round queries, weights and the gradients of the result and of the scores to the dtype of the keys
+    /// and values, to use its matrix instructions.
+    PagedAttentionGrad(PagedAttention),
     /// `x […]` → `f32[]`: the sum of its squares.
     SquaredNorm,
     /// One step of an optimiser of the Adam family: `state f32[3, …], gradient […], rates f32[4]` → the state after it.
@@ -237,20 +236,6 @@ pub enum Op {
     /// The state's rows are the weights and, if there is one, the momentum. The rates are the learning rate and what
     /// the gradient is multiplied by. Donate the state and the step happens in place.
     Sgd(Sgd),
-}
-
-/// The inputs of [`Op::PagedAttention`] that have a gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each name is its own definition
-pub enum AttentionInput {
-    Queries,
-    Keys,
-    Values,
-}
-
-impl AttentionInput {
-    /// Every input that has a gradient, in the order of the operation's inputs.
-    pub const ALL: [AttentionInput; 3] = [AttentionInput::Queries, AttentionInput::Keys, AttentionInput::Values];
 }
 
 /// Parameters of [`Op::PagedAttention`].
@@ -440,11 +425,7 @@ impl Op {
             Op::PagedAttention(_) => "paged_attention",
             Op::CrossEntropy => "cross_entropy",
             Op::CrossEntropyGrad => "cross_entropy_grad",
-            Op::PagedAttentionGrad { of, .. } => match of {
-                AttentionInput::Queries => "paged_attention_grad_queries",
-                AttentionInput::Keys => "paged_attention_grad_keys",
-                AttentionInput::Values => "paged_attention_grad_values",
-            },
+            Op::PagedAttentionGrad(_) => "paged_attention_grad",
             Op::SquaredNorm => "squared_norm",
             Op::Adam(_) => "adam",
             Op::Sgd(_) => "sgd",

@@ -14,6 +14,7 @@
 mod dots;
 mod few;
 mod gather;
+pub(crate) mod grad;
 mod many;
 mod rounding;
 mod softmax;
@@ -72,6 +73,7 @@ pub(crate) fn paged_attention(
     let blocks = contiguous(cx, blocks)?;
     let (sequences, positions) = (contiguous(cx, sequences)?, contiguous(cx, positions)?);
     let table = Table {
+        op: OP,
         blocks: packed(&blocks),
         sequences: blocks.layout().shape()[0],
         width: blocks.layout().shape()[1],

@@ -114,7 +114,7 @@ impl Family {
             Op::PagedAttention(_) => Family::PagedAttention,
             Op::CrossEntropy => Family::CrossEntropy,
             Op::CrossEntropyGrad => Family::CrossEntropyGrad,
-            Op::PagedAttentionGrad { .. } => Family::PagedAttentionGrad,
+            Op::PagedAttentionGrad(_) => Family::PagedAttentionGrad,
             Op::SquaredNorm => Family::SquaredNorm,
             Op::Adam(_) => Family::Adam,
             Op::Sgd(_) => Family::Sgd,

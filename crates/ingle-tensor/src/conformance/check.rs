@@ -84,7 +84,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::PagedAttention(_)
         | Op::CrossEntropy
         | Op::CrossEntropyGrad
-        | Op::PagedAttentionGrad { .. }
+        | Op::PagedAttentionGrad(_)
         | Op::SquaredNorm
         | Op::Adam(_)
         | Op::Sgd(_) => Agreement::Bound,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::array::Array;
 use super::primitives::{Input, rows_of, run, write_rows};
-use crate::op::attend_rounded;
+use crate::op::{attend_rounded, attention_grad_rounded};
 use crate::{DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
 /// A device that computes in f64 on plain row-major memory with simple loops, and every fused operation by its
@@ -145,6 +145,14 @@ impl Device for Reference {
                 let inputs = [&q, keys, values, blocks, sequences, positions];
                 let attended = attend_rounded(parameters, inputs, round)?;
                 return Ok(attended.cast(output.dtype)?.into_storage());
+            }
+            (Op::PagedAttentionGrad(parameters), [q, keys, values, blocks, sequences, positions, gradient])
+                if keys.dtype() != DType::F32 =>
+            {
+                let round = |x: &Tensor| rounded(x, keys.dtype());
+                let (q, gradient) = (round(&q.cast(DType::F32)?)?, round(&gradient.cast(DType::F32)?)?);
+                let inputs = [&q, keys, values, blocks, sequences, positions, &gradient];
+                return Ok(attention_grad_rounded(parameters, inputs, round)?.into_storage());
             }
             _ => {}
         }

@@ -78,7 +78,7 @@ impl Op {
             | Op::Glu { .. }
             | Op::SoftCap { .. }
             | Op::PagedAttention(_)
-            | Op::PagedAttentionGrad { .. }
+            | Op::PagedAttentionGrad(_)
             | Op::CrossEntropy
             | Op::CrossEntropyGrad
             | Op::SquaredNorm

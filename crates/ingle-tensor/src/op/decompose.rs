@@ -40,9 +40,9 @@ impl Op {
                 let table = Table { blocks, sequences, positions };
                 in_f32(q, |q| paged_attention(parameters, [q, keys, values], &table, |x| Ok(x.clone())))
             }
-            (Op::PagedAttentionGrad { attention, of }, [q, keys, values, blocks, sequences, positions, gradient]) => {
+            (Op::PagedAttentionGrad(parameters), [q, keys, values, blocks, sequences, positions, gradient]) => {
                 let table = Table { blocks, sequences, positions };
-                paged_attention_grad(attention, *of, [q, keys, values, gradient], &table)
+                paged_attention_grad(parameters, [q, keys, values, gradient], &table, |x| Ok(x.clone()))
             }
             (Op::CrossEntropy, [logits, targets]) => cross_entropy(logits, targets),
             (Op::CrossEntropyGrad, [logits, targets, gradient]) => cross_entropy_grad(logits, targets, gradient),
@@ -65,6 +65,18 @@ pub(crate) fn attend_rounded(
 ) -> Result<Tensor> {
     let table = Table { blocks, sequences, positions };
     in_f32(q, |q| paged_attention(parameters, [q, keys, values], &table, round))
+}
+
+/// [`Op::PagedAttentionGrad`] as [`Op::decompose`] writes it, but for the weights and the gradient of the scores, which
+/// pass through `round`: what a device may do to them. Inputs must have passed [`Op::infer`].
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) fn attention_grad_rounded(
+    parameters: &PagedAttention,
+    [q, keys, values, blocks, sequences, positions, gradient]: [&Tensor; 7],
+    round: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let table = Table { blocks, sequences, positions };
+    paged_attention_grad(parameters, [q, keys, values, gradient], &table, round)
 }
 
 /// Computes in f32 and gives the result in the dtype of `x`.

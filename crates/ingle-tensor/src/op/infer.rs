@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The shape and dtype rule of each operation, checked once for every device.
 
-use super::{AttentionInput, Momentum, Op, PagedAttention, UnaryOp, WeightDecay};
+use super::{Momentum, Op, PagedAttention, UnaryOp, WeightDecay};
 use crate::error::listed;
 use crate::{BinaryOp, DType, Error, Quantization, Result, Shape, Spec};
 
@@ -176,14 +176,15 @@ impl Op {
                 Ok(gate.clone())
             }
             Op::PagedAttention(attention) => rule.paged_attention(attention, rule.inputs()?),
-            Op::PagedAttentionGrad { attention, of } => {
+            Op::PagedAttentionGrad(attention) => {
                 let [q, keys, values, blocks, sequences, positions, gradient] = rule.inputs()?;
                 rule.paged_attention(attention, [q, keys, values, blocks, sequences, positions])?;
                 rule.same_dtype(&[q, gradient])?;
-                let has_one = *of == AttentionInput::Queries || keys.dtype.is_float();
-                rule.dtype_if(has_one, "keys and values of floats, for others have no gradient")?;
+                rule.dtype_if(keys.dtype.is_float(), "keys and values of floats, for others have no gradient")?;
                 rule.shape_if(q.shape == gradient.shape, "a gradient of the shape of q")?;
-                Ok(if *of == AttentionInput::Queries { q.clone() } else { keys.clone() })
+                let elements = [q, keys, values].map(|x| x.shape.checked_elements());
+                let total = elements.into_iter().try_fold(0usize, |sum, len| sum.checked_add(len?));
+                rule.sized(Spec::new([total.unwrap_or(usize::MAX)], DType::F32))
             }
             Op::CrossEntropy => {
                 let [logits, targets] = rule.inputs()?;

@@ -129,7 +129,7 @@ impl<F: Source> ProductKernel<F> for Gather<'_, F> {
 ///
 /// The row has `width` elements.
 #[inline(always)]
-unsafe fn whole<T: Element>(
+pub(super) unsafe fn whole<T: Element>(
     row: *const T,
     (at, step): (usize, usize),
     width: usize,

@@ -72,7 +72,7 @@ impl<F: Rounding> Kernel for Weights<'_, F> {
 
 /// The largest number, −∞ if there is none. NaN needs no care here: its weight is NaN, and so is the sum.
 #[inline(always)]
-fn largest<S: Simd>(scores: &[[f32; LANES]]) -> f32 {
+pub(super) fn largest<S: Simd>(scores: &[[f32; LANES]]) -> f32 {
     // SAFETY: below `dispatch`; loads and the store stay inside `LANES`.
     unsafe {
         let mut lanes = [S::splat(f32::NEG_INFINITY); 2];
@@ -88,7 +88,7 @@ fn largest<S: Simd>(scores: &[[f32; LANES]]) -> f32 {
 
 /// What scores are taken against: the largest, unless nothing is attended to at all.
 #[inline(always)]
-fn base(largest: f32) -> f32 {
+pub(super) fn base(largest: f32) -> f32 {
     if largest == f32::NEG_INFINITY { 0.0 } else { largest }
 }
 

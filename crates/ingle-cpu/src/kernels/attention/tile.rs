@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use ingle_tensor::{Error, PagedAttention, Result};
 
-use super::{CHUNK, OP};
+use super::CHUNK;
 
 /// Where sequences lie in the cache.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a> {
+    /// The operation that looks up here.
+    pub(super) op: &'static str,
     pub(super) blocks: &'a [i32],
     pub(super) sequences: usize,
     /// Blocks of one sequence.
@@ -89,7 +91,7 @@ pub(super) fn tiles(
     let block_size = parameters.block_size;
     let index = |value: i32, len: usize| match usize::try_from(value) {
         Ok(found) if found < len => Ok(found),
-        _ => Err(Error::Index { op: OP, index: value.into(), len }),
+        _ => Err(Error::Index { op: table.op, index: value.into(), len }),
     };
     let capacity = table.width.saturating_mul(block_size);
     let mut tiles: Vec<Tile> = Vec::new();
@@ -147,7 +149,8 @@ mod tests {
     #[test]
     fn positions_are_looked_up_in_the_table_good() {
         let blocks = [9, 9, 3, 1];
-        let table = Table { blocks: &blocks, sequences: 2, width: 2, slots: 16 * CHUNK, block_size: CHUNK - 1 };
+        let table =
+            Table { op: "test", blocks: &blocks, sequences: 2, width: 2, slots: 16 * CHUNK, block_size: CHUNK - 1 };
         let slots = table.slots(1, 0, CHUNK - 3..CHUNK, 10);
         let last = 3 * (CHUNK - 1) + CHUNK - 2;
         assert_eq!(slots[CHUNK - 4..], [0, 10 * (last - 1), 10 * last, 10 * (CHUNK - 1)]);
@@ -156,7 +159,7 @@ mod tests {
     #[test]
     fn tokens_join_a_tile_only_side_by_side_ugly() -> Result<()> {
         let blocks = [0; 8];
-        let table = Table { blocks: &blocks, sequences: 2, width: 4, slots: 16, block_size: 16 };
+        let table = Table { op: "test", blocks: &blocks, sequences: 2, width: 4, slots: 16, block_size: 16 };
         let parameters = PagedAttention { block_size: 16, scale: 1.0, window: None, soft_cap: None };
         let cut = |sequences: &[i32], positions: &[i32], most: usize| {
             let tiles = tiles(&table, &parameters, (sequences, positions), most)?;
@@ -172,12 +175,12 @@ mod tests {
     #[test]
     fn indices_are_checked_where_they_are_followed_bad() {
         let blocks = [0, 1, -1, 7];
-        let table = Table { blocks: &blocks, sequences: 1, width: 4, slots: 32, block_size: 16 };
+        let table = Table { op: "test", blocks: &blocks, sequences: 1, width: 4, slots: 32, block_size: 16 };
         let parameters = PagedAttention { block_size: 16, scale: 1.0, window: Some(16), soft_cap: None };
         let refused = |sequence: i32, position: i32| {
             tiles(&table, &parameters, (&[sequence], &[position]), 8).err().map(|error| error.to_string())
         };
-        let outside = |index: i64, len: usize| Some(Error::Index { op: OP, index, len }.to_string());
+        let outside = |index: i64, len: usize| Some(Error::Index { op: "test", index, len }.to_string());
         assert_eq!(refused(0, 31), None, "its block and the one before are there");
         assert_eq!(refused(0, 32), outside(-1, 2));
         assert_eq!(refused(0, 63), outside(7, 2), "the window has left the block that is not there");

@@ -119,7 +119,7 @@ fn aligned(bytes: usize) -> usize {
 }
 
 /// Takes `len` elements off the front.
-fn next<'a, T: Pod>(rest: &mut &'a mut [u8], len: usize) -> &'a mut [T] {
+pub(super) fn next<'a, T: Pod>(rest: &mut &'a mut [u8], len: usize) -> &'a mut [T] {
     let bytes = std::mem::take(rest);
     let (front, back) = bytes.split_at_mut(aligned(len * size_of::<T>()).min(bytes.len()));
     *rest = back;

@@ -4,7 +4,7 @@
 use super::super::values::shuffled;
 use super::rows::quantised;
 use super::{Case, Input, Values, View};
-use crate::{AttentionInput, DType, Op, PagedAttention, Spec};
+use crate::{DType, Op, PagedAttention, Spec};
 
 /// A ragged batch: what each sequence has cached, and which of its last positions ask.
 struct Batch {
@@ -139,20 +139,48 @@ pub(super) fn paged_attention() -> Vec<Case> {
     cases
 }
 
-/// Of every input that has a gradient: cases of attention, with the gradient of the result. Not all of them, for
-/// each stands for three.
+/// Cases of attention over floats, with the gradient of the result.
 pub(super) fn paged_attention_grad() -> Vec<Case> {
     let mut cases = vec![];
-    for of in AttentionInput::ALL {
-        for Case { op, mut inputs } in paged_attention() {
-            let (Op::PagedAttention(attention), Ok(q)) = (op, inputs[0].spec()) else { continue };
-            let same_dtype = [DType::F32, DType::BF16].contains(&q.dtype) && inputs[1].base.dtype == q.dtype;
-            let mixed = (q.dtype, inputs[1].base.dtype) == (DType::F32, DType::F16);
-            if !(same_dtype || mixed) || matches!(attention.window, Some(1 | 16 | 1000)) {
-                continue;
-            }
-            inputs.push(Input::new(q.shape, q.dtype, Values::uniform(-1.0, 1.0)));
-            cases.push(Case::new(Op::PagedAttentionGrad { attention, of }, inputs));
+    for Case { op, mut inputs } in paged_attention() {
+        let (Op::PagedAttention(attention), Ok(q)) = (op, inputs[0].spec()) else { continue };
+        let cache = inputs[1].base.dtype;
+        if cache == DType::I8 || matches!(attention.window, Some(1 | 1000)) {
+            continue;
+        }
+        inputs.push(Input::new(q.shape, q.dtype, Values::uniform(-1.0, 1.0)));
+        cases.push(Case::new(Op::PagedAttentionGrad(attention), inputs));
+    }
+    cases.extend(shared_blocks());
+    cases
+}
+
+/// Sequences that begin with the same blocks, whose slots get the sums of all; more tokens than are taken together; and
+/// tokens of one sequence that stand far apart, in no order and twice.
+fn shared_blocks() -> Vec<Case> {
+    let together = [(0, 0..33), (1, 8..21), (2, 0..70)];
+    let apart = [(1, 7), (1, 7), (0, 39), (1, 0), (2, 71), (2, 3)];
+    let tokens: Vec<(usize, usize)> =
+        together.into_iter().flat_map(|(s, positions)| positions.map(move |p| (s, p))).chain(apart).collect();
+    let mut cases = vec![];
+    for (queries, cache) in [(DType::F32, DType::F32), (DType::F32, DType::BF16), (DType::F32, DType::F16)] {
+        // Blocks of 8 slots: the first two sequences share two, the last has many.
+        let row = |own: [usize; 5]| own.into_iter().chain([0; 4]).collect::<Vec<_>>();
+        let table = [row([4, 2, 7, 1, 15]), row([4, 2, 3, 5, 5]), (6..15).collect()].concat();
+        let table = Input { base: Spec::new([3, 9], DType::I32), ..Input::index(table) };
+        for window in [None, Some(5)] {
+            let attention = PagedAttention { block_size: 8, scale: 0.3, window, soft_cap: None };
+            let dense = |shape: [usize; 3], dtype| Input::new(shape, dtype, Values::uniform(-1.0, 1.0));
+            let inputs = [
+                dense([tokens.len(), 8, 20], queries),
+                dense([128, 2, 20], cache),
+                dense([128, 2, 20], cache),
+                table.clone(),
+                Input::index(tokens.iter().map(|&(s, _)| s)),
+                Input::index(tokens.iter().map(|&(_, position)| position)),
+                dense([tokens.len(), 8, 20], queries),
+            ];
+            cases.push(Case::new(Op::PagedAttentionGrad(attention), inputs));
         }
     }
     cases

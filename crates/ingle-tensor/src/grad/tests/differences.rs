@@ -50,7 +50,7 @@ fn smooth(case: &Case) -> bool {
             | Op::AddRows { .. }
             | Op::Rope { .. }
             | Op::PagedAttention(_)
-            | Op::PagedAttentionGrad { .. }
+            | Op::PagedAttentionGrad(_)
     );
     case.inputs.iter().filter(|input| input.base.dtype.is_float()).all(|input| match &input.values {
         Values::Uniform { low, high } => low.abs().max(high.abs()) <= 1000.0,
@@ -63,7 +63,7 @@ fn work(case: &Case, specs: &[Spec], output: &Spec) -> usize {
     let elements = |spec: &Spec| spec.shape.elements();
     let inner = match case.op {
         Op::MatMul | Op::Linear => specs[0].shape.last().copied().unwrap_or(1),
-        Op::PagedAttention(_) | Op::PagedAttentionGrad { .. } => specs[3].shape.elements(),
+        Op::PagedAttention(_) | Op::PagedAttentionGrad(_) => specs[3].shape.elements(),
         // Among many numbers two are so near that a step exchanges them.
         Op::Reduce { op: ReduceOp::Max, .. } if elements(&specs[0]) > 2000 => return usize::MAX,
         _ => 1,

@@ -4,7 +4,7 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI, FRAC_2_SQRT_PI};
 
 use super::{Gradients, Saved, in_f32, sum_to};
-use crate::{Activation, AttentionInput, DType, Op, PagedAttention, Result, RopeLayout, Tensor};
+use crate::{Activation, DType, Op, PagedAttention, Result, RopeLayout, Shape, Tensor};
 
 /// `dx = y ∘ (dy − Σ dy ∘ y)`.
 pub(super) fn softmax(g: &Tensor, y: &Tensor) -> Result<Tensor> {
@@ -97,14 +97,25 @@ pub(super) fn glu(saved: &Saved, activation: Activation) -> Result<Gradients> {
     Ok(vec![of_gate, of_up])
 }
 
+/// All three gradients come from one operation, which makes the scores once. Quantised keys and values have none, but
+/// that of the queries needs the floats they stand for.
 pub(super) fn paged_attention(saved: &Saved, attention: &PagedAttention) -> Result<Gradients> {
-    let part = |(i, of)| {
-        saved.of(i, |g| {
-            let inputs = saved.inputs.iter().chain([g]).cloned().collect();
-            Tensor::apply(&Op::PagedAttentionGrad { attention: *attention, of }, inputs)
-        })
+    let mut inputs = saved.inputs.clone();
+    for cached in &mut inputs[1..3] {
+        if cached.dtype() == DType::I8 {
+            *cached = cached.dequantize_rows()?;
+        }
+    }
+    let lengths = [0, 1, 2].map(|i| inputs[i].shape().clone());
+    inputs.push(saved.cotangent.clone());
+    let all = Tensor::apply(&Op::PagedAttentionGrad(*attention), inputs)?;
+    let mut end = 0;
+    let part = |(i, shape): (usize, Shape)| {
+        let first = end;
+        end += shape.elements();
+        saved.of(i, |_| all.slice(0, first, first + shape.elements())?.reshape(shape)?.cast(saved.inputs[i].dtype()))
     };
-    AttentionInput::ALL.into_iter().enumerate().map(part).collect()
+    lengths.into_iter().enumerate().map(part).chain([Ok(None), Ok(None), Ok(None)]).collect()
 }
 
 /// The logits are given away, so that their gradient may take their place.

@@ -2,7 +2,7 @@
 //! Attention over a paged cache, and its gradient.
 
 use super::{soft_cap, softmax};
-use crate::{AttentionInput, DType, Op, PagedAttention, Result, Shape, Tensor};
+use crate::{DType, Op, PagedAttention, Result, Shape, Tensor};
 
 /// Where each sequence's positions lie in the cache, and where each token stands.
 pub(super) struct Table<'a> {
@@ -28,27 +28,22 @@ pub(super) fn paged_attention(
     heads.apart(&weights.matmul(&values)?)
 }
 
-/// The gradient of [`paged_attention`] with respect to one of its inputs. With `P` the weights, `S` the scores,
-/// `O = P·V` the result and `dO` its gradient: `dV = Pᵀ·dO`, `dP = dO·Vᵀ`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, and
-/// `dQ = dS·K`, `dK = dSᵀ·Q` times the scale.
+/// The gradients of [`paged_attention`], one after the other. With `P` the weights, `S` the scores, `O = P·V` the result
+/// and `dO` its gradient: `dV = Pᵀ·dO`, `dP = dO·Vᵀ`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, and `dQ = dS·K`,
+/// `dK = dSᵀ·Q` times the scale. `P` and `dS` pass through `round` where they meet a matrix.
 pub(super) fn paged_attention_grad(
     parameters: &PagedAttention,
-    of: AttentionInput,
     [q, keys, values, gradient]: [&Tensor; 4],
     table: &Table<'_>,
+    round: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let heads = Heads::new(q, keys);
-    let (count, dtype) = (keys.shape()[0], if of == AttentionInput::Queries { q.dtype() } else { keys.dtype() });
+    let count = keys.shape()[0];
     let slots = table.slots(parameters.block_size)?;
     let (keys, values) = (heads.gather(keys, &slots)?, heads.gather(values, &slots)?);
     let (q, gradient) = (heads.grouped(&q.cast(DType::F32)?)?, heads.grouped(&gradient.cast(DType::F32)?)?);
     let products = heads.products(&q, &keys, parameters)?;
     let weights = heads.weights(&capped(&products, parameters)?, &table.visible(parameters)?)?;
-    // [KH, context, D] → [slots, KH, D]
-    let scatter = |x: Tensor| Tensor::apply(&Op::AddRows { count }, vec![x.permute(&[1, 0, 2])?, slots.clone()]);
-    if of == AttentionInput::Values {
-        return scatter(transposed(&weights)?.matmul(&gradient)?)?.cast(dtype);
-    }
     let by_weight = gradient.matmul(&transposed(&values)?)?;
     let mean = by_weight.mul(&weights)?.sum_axis(2)?;
     let mut by_product = weights.mul(&by_weight.sub(&mean)?)?;
@@ -56,11 +51,14 @@ pub(super) fn paged_attention_grad(
         let t = products.scale(1.0 / f64::from(cap))?.tanh()?;
         by_product = by_product.mul(&t.mul(&t)?.neg()?.shift(1.0)?)?;
     }
-    let by_product = by_product.scale(parameters.scale.into())?;
-    match of {
-        AttentionInput::Queries => heads.apart(&by_product.matmul(&keys)?)?.cast(dtype),
-        _ => scatter(transposed(&by_product)?.matmul(&q)?)?.cast(dtype),
-    }
+    let by_product = round(&by_product.scale(parameters.scale.into())?)?;
+    // [KH, context, D] → [slots, KH, D]
+    let scatter = |x: Tensor| Tensor::apply(&Op::AddRows { count }, vec![x.permute(&[1, 0, 2])?, slots.clone()]);
+    let flat = |x: Tensor| x.reshape([x.shape().elements()]);
+    let of_q = heads.apart(&by_product.matmul(&keys)?)?;
+    let of_keys = scatter(transposed(&by_product)?.matmul(&q)?)?;
+    let of_values = scatter(transposed(&round(&weights)?)?.matmul(&gradient)?)?;
+    Tensor::concat(&[flat(of_q)?, flat(of_keys)?, flat(of_values)?], 0)
 }
 
 fn capped(products: &Tensor, parameters: &PagedAttention) -> Result<Tensor> {

@@ -3,7 +3,7 @@
 
 use super::{ATTENTION, attention, gives, refuses, spec};
 use crate::DType::{BF16, F16, F32, I32, I64};
-use crate::{Adam, AttentionInput, Momentum, Op, Sgd, WeightDecay};
+use crate::{Adam, Momentum, Op, Sgd, WeightDecay};
 
 #[test]
 fn add_rows_good() {
@@ -48,16 +48,13 @@ fn cross_entropy_bad() {
 #[test]
 fn paged_attention_grad_good() {
     let inputs = [&ATTENTION[..], &[(F32, &[5, 4, 6])]].concat();
-    let grad = |of| Op::PagedAttentionGrad { attention: attention(8), of };
-    gives(&grad(AttentionInput::Queries), &inputs, (F32, &[5, 4, 6]));
-    gives(&grad(AttentionInput::Keys), &inputs, (BF16, &[24, 2, 6]));
-    gives(&grad(AttentionInput::Values), &inputs, (BF16, &[24, 2, 6]));
+    gives(&Op::PagedAttentionGrad(attention(8)), &inputs, (F32, &[5 * 4 * 6 + 2 * 24 * 2 * 6]));
 }
 
 #[test]
 fn paged_attention_grad_bad() {
-    let op = Op::PagedAttentionGrad { attention: attention(8), of: AttentionInput::Keys };
-    refuses(&op, &ATTENTION, "paged_attention_grad_keys: expected 7 inputs, found 6");
+    let op = Op::PagedAttentionGrad(attention(8));
+    refuses(&op, &ATTENTION, "paged_attention_grad: expected 7 inputs, found 6");
     for (gradient, wrong) in [((BF16, &[5, 4, 6][..]), "one dtype"), ((F32, &[5, 4, 5]), "the shape of q")] {
         let inputs: Vec<_> =
             ATTENTION.iter().copied().chain([gradient]).map(|(dtype, shape)| spec(dtype, shape)).collect();

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Products of small matrices of factors, summed in f32.
+
+use super::Floats;
+use crate::simd::{Factor, ProductKernel, Products};
+
+/// Rows of a product come in multiples of this.
+pub(super) const ROWS: usize = 4;
+
+/// Columns come in multiples of this: whole vectors on every instruction set.
+pub(super) const COLUMNS: usize = 16;
+
+/// `sums [rows, columns] = left [rows, lanes] · right [lanes, columns]`, where a lane is as many factors as a product
+/// sums at once. Each sum takes its lanes in order, whatever stands beside it.
+pub(super) struct Product<'a, F: Floats> {
+    pub(super) rows: usize,
+    pub(super) lanes: usize,
+    pub(super) columns: usize,
+    pub(super) left: Left<'a, F::Factor>,
+    pub(super) right: Right<'a, F::Factor>,
+    pub(super) sums: Sums<'a>,
+}
+
+/// The factors of a lane stand together; from row to row, and from lane to lane, it is so many factors.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a, T> {
+    pub(super) factors: &'a [T],
+    pub(super) row: usize,
+    pub(super) lane: usize,
+}
+
+/// The factors of a lane and column stand together, its columns one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a, T> {
+    pub(super) factors: &'a [T],
+    /// Factors from lane to lane.
+    pub(super) lane: usize,
+}
+
+/// Where the sums go, `row` from row to row.
+pub(super) struct Sums<'a> {
+    pub(super) to: &'a mut [f32],
+    pub(super) row: usize,
+    pub(super) from: Start,
+}
+
+/// What the sums begin with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Zero,
+    /// What is there.
+    There,
+}
+
+impl<F: Floats> ProductKernel<F> for Product<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<P: Products<F>>(mut self) {
+        let depth = F::Factor::DEPTH;
+        let Product { rows, lanes, columns, .. } = self;
+        if rows == 0 || columns == 0 || lanes == 0 {
+            return;
+        }
+        debug_assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
+        debug_assert!(self.left.factors.len() >= (rows - 1) * self.left.row + (lanes - 1) * self.left.lane + depth);
+        debug_assert!(self.right.factors.len() >= (lanes - 1) * self.right.lane + columns * depth);
+        debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
+        let mut column = 0;
+        while column < columns {
+            let vectors = (columns - column) / P::LANES;
+            // SAFETY: below `dispatch`; tiles lie inside the matrices, whose bounds were checked.
+            unsafe {
+                if P::TILES > 1 && vectors >= 4 {
+                    (0..rows).step_by(ROWS).for_each(|row| self.tile::<P, ROWS, 4>(row, column));
+                    column += 4 * P::LANES;
+                } else if vectors >= 2 {
+                    self.tall::<P, 2>(column);
+                    column += 2 * P::LANES;
+                } else {
+                    self.tall::<P, 1>(column);
+                    column += P::LANES;
+                }
+            }
+        }
+    }
+}
+
+impl<F: Floats> Product<'_, F> {
+    /// All rows of few columns, twice [`ROWS`] at a time where the registers hold them.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Product::tile`].
+    #[inline(always)]
+    unsafe fn tall<P: Products<F>, const V: usize>(&mut self, column: usize) {
+        let mut row = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while P::TILES > 1 && row + 2 * ROWS <= self.rows {
+                self.tile::<P, { 2 * ROWS }, V>(row, column);
+                row += 2 * ROWS;
+            }
+            while row < self.rows {
+                self.tile::<P, ROWS, V>(row, column);
+                row += ROWS;
+            }
+        }
+    }
+
+    /// `R` rows of `V` vectors.
+    ///
+    /// # Safety
+    ///
+    /// Below `dispatch`; the rows and columns are among those of the product.
+    #[inline(always)]
+    unsafe fn tile<P: Products<F>, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
+        let depth = F::Factor::DEPTH;
+        let (left, right) = (self.left, self.right);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let place = self.sums.to.as_mut_ptr().add(row * self.sums.row + column);
+            let mut sums = [[P::zero(); V]; R];
+            if self.sums.from == Start::There {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = P::load_sums(place.add(r * self.sums.row + v * P::LANES));
+                    }
+                }
+            }
+            let rows = left.factors.as_ptr().add(row * left.row);
+            let columns = right.factors.as_ptr().add(column * depth);
+            for lane in 0..self.lanes {
+                let from = columns.add(lane * right.lane);
+                let mut vectors = [P::load(from); V];
+                for (v, vector) in vectors.iter_mut().enumerate().skip(1) {
+                    *vector = P::load(from.add(v * P::STEP));
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = P::splat(rows.add(r * left.row + lane * left.lane));
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = P::mul_add(factor, vector, *sum);
+                    }
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    P::store_sums(place.add(r * self.sums.row + v * P::LANES), sum);
+                }
+            }
+        }
+    }
+}

@@ -97,11 +97,12 @@ impl Chance {
 
 /// The pairs of tokens that together spell this one.
 fn pairs(tokenizer: &Tokenizer, token: u32) -> Box<[[u32; 2]]> {
-    let piece = match tokenizer.piece(token) {
-        // A byte's own token is named after it, and spelt by no others.
-        Some(piece) if !tokenizer.is_special(token) && !(piece.starts_with("<0x") && piece.ends_with('>')) => piece,
-        _ => return Box::default(),
-    };
+    let Some(piece) = tokenizer.piece(token) else { return Box::default() };
+    // A byte's own token is named after it, and spelt by no others.
+    let byte = piece.starts_with("<0x") && piece.ends_with('>');
+    if byte || tokenizer.is_special(token) {
+        return Box::default();
+    }
     let id = |text: &str| tokenizer.id(text).filter(|id| !tokenizer.is_special(*id));
     let parted = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
     parted.filter_map(|(left, right)| Some([id(left)?, id(right)?])).collect()

@@ -148,7 +148,9 @@ fn killed_or_interrupted_it_goes_on_as_if_nothing_had_happened_ugly() {
     use std::io::{BufRead, BufReader};
 
     let bench = Bench::new();
+    let chance = ["--dropout", "0.1", "--bpe-dropout", "0.1"];
     let options = ["--epochs", "4", "--checkpoint-every", "3", "--validate-every", "7", "--learning-rate", "0.005"];
+    let options = [options.as_slice(), &chance].concat();
     bench.run("whole", &options);
     let resume = [&options[..], &["--resume"]].concat();
     let mut broken = 0;

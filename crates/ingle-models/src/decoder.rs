@@ -12,6 +12,7 @@ use ingle_nn::{
 use ingle_tensor::{Activation, DType, DeviceHandle, Tensor, grad};
 
 use crate::config::LayerType;
+use crate::scores::Scores;
 use crate::{Model, Summary};
 
 /// A decoder's sizes and choices. In the shapes below `T` is the number of tokens.
@@ -316,9 +317,8 @@ pub(crate) struct Decoder {
     embedding_scale: Option<f64>,
     layers: Vec<Block>,
     norm: RmsNorm,
-    lm_head: Linear,
+    scores: Scores,
     head: Head,
-    final_logit_softcapping: Option<f64>,
 }
 
 impl Decoder {
@@ -350,9 +350,8 @@ impl Decoder {
             embedding_scale: config.embedding_scale,
             layers,
             norm,
-            lm_head,
+            scores: Scores { lm_head, soft_cap: config.final_logit_softcapping },
             head: config.head,
-            final_logit_softcapping: config.final_logit_softcapping,
             prefixes,
         })
     }
@@ -367,9 +366,31 @@ impl Parameters for Decoder {
         }
         self.norm.visit(&mut model.scope("norm"));
         match self.head {
-            Head::Tied => self.lm_head = self.embed_tokens.as_linear(),
-            Head::Separate => visitor.linear(self.prefixes.lm_head, &mut self.lm_head),
+            Head::Tied => self.scores.lm_head = self.embed_tokens.as_linear(),
+            Head::Separate => visitor.linear(self.prefixes.lm_head, &mut self.scores.lm_head),
         }
+    }
+}
+
+/// Logits of a loss that exist at a time, if they are not fewer: 256 MiB.
+const LOGITS: usize = 64 << 20;
+
+impl Decoder {
+    /// What the head sees of the tokens named by [`Batch::outputs`], `f32[R, hidden]`.
+    fn hidden(&self, batch: &Batch, cache: &mut KvCache) -> Result<Tensor> {
+        let mut x = self.embed_tokens.forward(&batch.tokens, self.activations)?;
+        if let Some(scale) = self.embedding_scale {
+            x = x.scale(scale)?;
+        }
+        x = Entry::new("embed_tokens").forward(x, batch.dropout)?;
+        for (index, block) in self.layers.iter().enumerate() {
+            let rows = if index + 1 == self.layers.len() { BlockRows::Outputs } else { BlockRows::All };
+            x = match batch.activations {
+                Activations::Kept => block.forward(&x, batch, cache, index, rows)?,
+                Activations::Recomputed => block.forward_again(&x, batch, cache, index, rows)?,
+            };
+        }
+        Ok(self.norm.forward(&x)?.cast(DType::F32)?)
     }
 }
 
@@ -383,23 +404,12 @@ impl Model for Decoder {
     }
 
     fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Tensor> {
-        let mut x = self.embed_tokens.forward(&batch.tokens, self.activations)?;
-        if let Some(scale) = self.embedding_scale {
-            x = x.scale(scale)?;
-        }
-        x = Entry::new("embed_tokens").forward(x, batch.dropout)?;
-        for (index, block) in self.layers.iter().enumerate() {
-            let rows = if index + 1 == self.layers.len() { BlockRows::Outputs } else { BlockRows::All };
-            x = match batch.activations {
-                Activations::Kept => block.forward(&x, batch, cache, index, rows)?,
-                Activations::Recomputed => block.forward_again(&x, batch, cache, index, rows)?,
-            };
-        }
-        let logits = self.lm_head.forward(&self.norm.forward(&x)?.cast(DType::F32)?, &batch.output_routes)?;
-        match self.final_logit_softcapping {
-            Some(cap) => Ok(logits.soft_cap(cap as f32)?),
-            None => Ok(logits),
-        }
+        self.scores.logits(&self.hidden(batch, cache)?, &batch.output_routes)
+    }
+
+    fn cross_entropy(&self, batch: &Batch, cache: &mut KvCache, targets: &Tensor) -> Result<Tensor> {
+        let rows = (LOGITS / self.summary.vocab_size.max(1)).max(1);
+        self.scores.cross_entropy(&self.hidden(batch, cache)?, &batch.output_routes, targets, rows)
     }
 
     fn device(&self) -> &DeviceHandle {

@@ -67,6 +67,7 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod save;
+mod scores;
 
 pub use adapter::{attach, fuse};
 pub use create::{CreateOptions, create};

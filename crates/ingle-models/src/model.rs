@@ -20,6 +20,15 @@ pub trait Model: Parameters + Send + Sync {
     /// Those of the tensor operations; the cache must then be reset.
     fn forward(&self, batch: &Batch, cache: &mut KvCache) -> Result<Tensor>;
 
+    /// What [`Model::forward`] makes of each output's target: the cross-entropies `f32[R]`, in nats, of its logits and
+    /// `targets i32[R]`; 0 where that is negative. A model may spare the memory of logits that nobody else sees.
+    ///
+    /// # Errors
+    /// As of [`Model::forward`].
+    fn cross_entropy(&self, batch: &Batch, cache: &mut KvCache, targets: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(batch, cache)?.cross_entropy(targets)?)
+    }
+
     /// Where the weights are.
     fn device(&self) -> &DeviceHandle;
 }

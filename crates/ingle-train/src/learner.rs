@@ -193,8 +193,7 @@ impl Learner {
 fn forward(model: &mut dyn Model, trained: Trained, weights: &[Tensor], inputs: Inputs) -> Result<Tensor> {
     put(model, trained, weights)?;
     let Inputs { batch, mut cache, targets } = inputs;
-    let logits = model.forward(&batch, &mut cache)?;
-    Ok(logits.cross_entropy(&targets)?.sum_axis(0)?)
+    Ok(model.cross_entropy(&batch, &mut cache, &targets)?.sum_axis(0)?)
 }
 
 /// Puts weights into the model, in the order in which it shows them.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: EUPL-1.2
-"""Measures PyTorch's training: transformers, and PEFT for an adapter, on windows of a text. Prints JSON.
+"""Measures PyTorch's training: transformers, and PEFT for an adapter, on sequences of a text. Prints JSON.
 
-    python torch_train_worker.py --model FOLDER --data texts.jsonl --mode autocast --lora-rank 8
+    python torch_train_worker.py --model FOLDER --data text.txt --mode autocast --lora-rank 8
 """
 
 import argparse
@@ -17,10 +17,9 @@ MODES = ("f32", "autocast", "bf16")
 
 
 def sequences(model: pathlib.Path, data: pathlib.Path, length: int) -> torch.Tensor:
-    """The examples that Ingle learns, cut to one length as it cuts them."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    texts = [json.loads(line)["text"] for line in data.read_text().splitlines()]
-    return torch.tensor([tokenizer(text)["input_ids"][:length] for text in texts])
+    """The text, cut into sequences as Ingle cuts it."""
+    tokens = transformers.AutoTokenizer.from_pretrained(model)(data.read_text())["input_ids"]
+    return torch.tensor(tokens[: len(tokens) // length * length]).view(-1, length)
 
 
 def load(args: argparse.Namespace) -> torch.nn.Module:

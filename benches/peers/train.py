@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: EUPL-1.2
-"""Measures how fast Ingle trains beside PyTorch, and in how much memory: the same weights, texts and batches, in turn.
+"""Measures how fast Ingle trains beside PyTorch, and in how much memory: the same weights, text and batches, in turn.
 
     benches/peers/train.py --ingle target/release/ingle
     benches/peers/train.py --ingle target/release/ingle --sizes 30m --kinds lora --modes autocast --pairs 5 --json
@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--ingle", type=pathlib.Path, required=True, help="the command to measure, built in release")
-    add("--python", type=pathlib.Path, default=sys.executable, help="a Python with torch, transformers and peft")
+    add("--python", default=sys.executable, help="a Python with torch, transformers and peft")
     add("--models", type=pathlib.Path, default=ROOT / "target/peers/train", help="folder of the models; made if missing")
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="parameters of the models")
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="all weights, or LoRA of rank 8")
@@ -72,11 +72,9 @@ def make(args: argparse.Namespace, size: str) -> pathlib.Path:
     return folder
 
 
-def texts(path: pathlib.Path, count: int) -> None:
-    """Windows of the licence, each longer than a sequence."""
-    text = (ROOT / "LICENCE").read_text()
-    windows = ((text + text)[i * 97 % len(text) :][:8000] for i in range(count))
-    path.write_text("".join(json.dumps({"text": window}) + "\n" for window in windows))
+def write_text(path: pathlib.Path) -> None:
+    """The licence again and again: more than all steps learn. Both cut it into sequences of full length."""
+    path.write_text((ROOT / "LICENCE").read_text() * 20)
 
 
 def measured(command: list, wrap: str) -> tuple[str, int]:
@@ -120,8 +118,8 @@ def pairs(args: argparse.Namespace, size: str, kind: str, mode: str) -> list[dic
     folder = make(args, size)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        data = pathlib.Path(scratch) / "texts.jsonl"
-        texts(data, args.batch * STEPS[size])
+        data = pathlib.Path(scratch) / "text.txt"
+        write_text(data)
         for number in range(args.pairs):
             # Whoever goes second finds a warmer machine: take turns.
             order = (ingle, pytorch) if number % 2 == 0 else (pytorch, ingle)

@@ -206,6 +206,10 @@ impl Device for CpuDevice {
             }
             Op::CrossEntropy => loss::cross_entropy(cx, take(cx, op, inputs)?, output),
             Op::CrossEntropyGrad => loss::cross_entropy_grad(cx, take(cx, op, inputs)?),
+            Op::RmsNormGrad { eps, offset } => norm::rms_norm_grad(cx, take(cx, op, inputs)?, (*eps, *offset), output),
+            Op::RmsNormWeightGrad { eps } => norm::rms_norm_weight_grad(cx, take(cx, op, inputs)?, *eps, output),
+            Op::ActivateGrad(function) => activation::activate_grad(cx, *function, take(cx, op, inputs)?),
+            Op::GluGrad { activation } => activation::glu_grad(cx, *activation, take(cx, op, inputs)?, output),
             Op::SquaredNorm => {
                 let [x] = take(cx, op, inputs)?;
                 optimizer::squared_norm(cx, x)

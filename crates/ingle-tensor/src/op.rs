@@ -222,6 +222,28 @@ pub enum Op {
     /// A device may round queries, weights and the gradients of the result and of the scores to the dtype of the keys
     /// and values, to use its matrix instructions.
     PagedAttentionGrad(PagedAttention),
+    /// `x […, d], weight [d], gradient […, d]` → the gradient of [`Op::RmsNorm`] with respect to `x`. That of its result
+    /// is given in the dtype of `x`, which the gradient has, too.
+    RmsNormGrad {
+        /// As of the norm.
+        eps: f32,
+        /// As of the norm.
+        offset: f32,
+    },
+    /// `x […, d], gradient […, d]` of one dtype → the gradient of [`Op::RmsNorm`] with respect to the weight, `f32[d]`:
+    /// a sum over all rows.
+    RmsNormWeightGrad {
+        /// As of the norm.
+        eps: f32,
+    },
+    /// `x, gradient` of one shape and dtype → the gradient of [`Op::Activate`]: `gradient` times the derivative at `x`.
+    ActivateGrad(Activation),
+    /// `gate, up, gradient` of one shape and dtype → the gradients of [`Op::Glu`] with respect to the gate and to what
+    /// it multiplies, `[2, …]`.
+    GluGrad {
+        /// As of the unit.
+        activation: Activation,
+    },
     /// `x […]` → `f32[]`: the sum of its squares.
     SquaredNorm,
     /// One step of an optimiser of the Adam family: `state f32[3, …], gradient […], rates f32[4]` → the state after it.
@@ -426,6 +448,14 @@ impl Op {
             Op::CrossEntropy => "cross_entropy",
             Op::CrossEntropyGrad => "cross_entropy_grad",
             Op::PagedAttentionGrad(_) => "paged_attention_grad",
+            Op::RmsNormGrad { .. } => "rms_norm_grad",
+            Op::RmsNormWeightGrad { .. } => "rms_norm_weight_grad",
+            Op::ActivateGrad(activation) => match activation {
+                Activation::Silu => "silu_grad",
+                Activation::Gelu => "gelu_grad",
+                Activation::GeluTanh => "gelu_tanh_grad",
+            },
+            Op::GluGrad { .. } => "glu_grad",
             Op::SquaredNorm => "squared_norm",
             Op::Adam(_) => "adam",
             Op::Sgd(_) => "sgd",

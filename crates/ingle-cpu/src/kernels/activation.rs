@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Non-linearities of one element, alone and as gates.
 
+mod grad;
+
 use ingle_tensor::{Activation, Op, Result};
 
+pub(crate) use self::grad::{activate_grad, glu_grad};
 use super::elementwise::{COSTLY, update};
 use super::{BLOCK, Context, Reader};
 use crate::math;

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Operations on whole rows: softmax and the normalisations.
 
+mod grad;
+
 use ingle_tensor::{Result, Spec};
+
+pub(crate) use self::grad::{rms_norm_grad, rms_norm_weight_grad};
 
 use super::reduce::{max, sum};
 use super::rows::packed;
@@ -90,7 +94,7 @@ impl Kernel for RmsNorm<'_> {
 /// `1 / √(mean(x²) + eps)`.
 #[inline(always)]
 fn inverse_deviation<S: Simd>(x: &[f32], eps: f32) -> f32 {
-    let mean_square = sum_of_squares::<S>(x) * per(x.len());
+    let mean_square = dot::<S>(x, x) * per(x.len());
     1.0 / (mean_square + eps).sqrt()
 }
 
@@ -100,27 +104,32 @@ fn per(n: usize) -> f32 {
     (1.0 / n as f64) as f32
 }
 
-/// The sum of squares of a row, in the order of [`sum`].
+/// The sum of the products of two rows of one length, in the order of [`sum`].
 #[inline(always)]
-fn sum_of_squares<S: Simd>(x: &[f32]) -> f32 {
-    // SAFETY: below `dispatch`; every load stays inside `x`.
+fn dot<S: Simd>(x: &[f32], y: &[f32]) -> f32 {
+    debug_assert_eq!(x.len(), y.len());
+    // SAFETY: below `dispatch`; every load stays inside the rows.
     unsafe {
         let zero = S::splat(0.0);
         let mut sums = [zero; 4];
         let mut start = 0;
         while start + 4 * S::LANES <= x.len() {
             for (i, sum) in sums.iter_mut().enumerate() {
-                let v = S::load(x.as_ptr().add(start + i * S::LANES));
-                *sum = S::mul_add(v, v, *sum);
+                let at = start + i * S::LANES;
+                *sum = S::mul_add(S::load(x.as_ptr().add(at)), S::load(y.as_ptr().add(at)), *sum);
             }
             start += 4 * S::LANES;
         }
         let mut turn = 0;
         while start < x.len() {
             let left = x.len() - start;
-            let from = x.as_ptr().add(start);
-            let v = if left >= S::LANES { S::load(from) } else { S::load_part(from, left) };
-            sums[turn] = S::mul_add(v, v, sums[turn]);
+            let (x, y) = (x.as_ptr().add(start), y.as_ptr().add(start));
+            let (x, y) = if left >= S::LANES {
+                (S::load(x), S::load(y))
+            } else {
+                (S::load_part(x, left), S::load_part(y, left))
+            };
+            sums[turn] = S::mul_add(x, y, sums[turn]);
             start += S::LANES;
             turn += 1;
         }

@@ -4,6 +4,7 @@
 mod attention;
 mod cross_entropy;
 mod elementwise;
+mod gradients;
 mod layout;
 mod normal;
 mod optimizer;
@@ -71,6 +72,10 @@ families! {
     CrossEntropy => cross_entropy::cross_entropy,
     CrossEntropyGrad => cross_entropy::cross_entropy_grad,
     PagedAttentionGrad => attention::paged_attention_grad,
+    RmsNormGrad => gradients::rms_norm_grad,
+    RmsNormWeightGrad => gradients::rms_norm_weight_grad,
+    ActivateGrad => gradients::activate_grad,
+    GluGrad => gradients::glu_grad,
     SquaredNorm => optimizer::squared_norm,
     Adam => optimizer::adam,
     Sgd => optimizer::sgd,
@@ -115,6 +120,10 @@ impl Family {
             Op::CrossEntropy => Family::CrossEntropy,
             Op::CrossEntropyGrad => Family::CrossEntropyGrad,
             Op::PagedAttentionGrad(_) => Family::PagedAttentionGrad,
+            Op::RmsNormGrad { .. } => Family::RmsNormGrad,
+            Op::RmsNormWeightGrad { .. } => Family::RmsNormWeightGrad,
+            Op::ActivateGrad(_) => Family::ActivateGrad,
+            Op::GluGrad { .. } => Family::GluGrad,
             Op::SquaredNorm => Family::SquaredNorm,
             Op::Adam(_) => Family::Adam,
             Op::Sgd(_) => Family::Sgd,

@@ -85,6 +85,10 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::CrossEntropy
         | Op::CrossEntropyGrad
         | Op::PagedAttentionGrad(_)
+        | Op::RmsNormGrad { .. }
+        | Op::RmsNormWeightGrad { .. }
+        | Op::ActivateGrad(_)
+        | Op::GluGrad { .. }
         | Op::SquaredNorm
         | Op::Adam(_)
         | Op::Sgd(_) => Agreement::Bound,

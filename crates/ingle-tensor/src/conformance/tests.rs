@@ -274,6 +274,29 @@ fn a_forgotten_parameter_is_noticed_bad() {
         Op::Activate(Activation::Gelu) => Some(x[0].activate(Activation::GeluTanh)),
         _ => None,
     });
+    refuted(Op::RmsNormGrad { eps: 0.0, offset: 0.0 }, |op, x| match op {
+        Op::RmsNormGrad { offset, .. } => {
+            Some(Tensor::apply(&Op::RmsNormGrad { eps: 1e-12, offset: *offset }, x.to_vec()))
+        }
+        _ => None,
+    });
+    refuted(Op::RmsNormGrad { eps: 0.0, offset: 0.0 }, |op, x| match op {
+        Op::RmsNormGrad { eps, .. } => Some(Tensor::apply(&Op::RmsNormGrad { eps: *eps, offset: 0.0 }, x.to_vec())),
+        _ => None,
+    });
+    refuted(Op::RmsNormWeightGrad { eps: 0.0 }, |op, x| match op {
+        Op::RmsNormWeightGrad { .. } => Some(Tensor::apply(&Op::RmsNormWeightGrad { eps: 1e-12 }, x.to_vec())),
+        _ => None,
+    });
+    refuted(Op::ActivateGrad(Activation::Gelu), |op, x| match op {
+        Op::ActivateGrad(Activation::Gelu) => Some(Tensor::apply(&Op::ActivateGrad(Activation::GeluTanh), x.to_vec())),
+        _ => None,
+    });
+    // What the gate is multiplied by in the place of the gate.
+    refuted(Op::GluGrad { activation: Activation::Silu }, |op, x| match op {
+        Op::GluGrad { .. } => Some(Tensor::apply(op, vec![x[1].clone(), x[0].clone(), x[2].clone()])),
+        _ => None,
+    });
     refuted(Op::Rope { layout: RopeLayout::Halves }, |op, x| match op {
         Op::Rope { layout: RopeLayout::Interleaved } => Some(x[0].rope(&x[1], &x[2], RopeLayout::Halves)),
         _ => None,

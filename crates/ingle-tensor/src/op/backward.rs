@@ -81,6 +81,10 @@ impl Op {
             | Op::PagedAttentionGrad(_)
             | Op::CrossEntropy
             | Op::CrossEntropyGrad
+            | Op::RmsNormGrad { .. }
+            | Op::RmsNormWeightGrad { .. }
+            | Op::ActivateGrad(_)
+            | Op::GluGrad { .. }
             | Op::SquaredNorm
             | Op::Adam(_)
             | Op::Sgd(_) => inputs(&[true; 7]),
@@ -115,11 +119,13 @@ impl Op {
             Op::WriteRows => layout::write_rows(&saved),
             Op::Pack => saved.only(|g, _, _| Ok(g.clone())),
             Op::Softmax => saved.only(|g, _, y| fused::softmax(g, y)),
-            Op::RmsNorm { eps, offset } => fused::rms_norm(&saved, *eps, *offset),
+            Op::RmsNorm { eps, offset } => fused::rms_norm(saved, *eps, *offset),
             Op::LayerNorm { eps } => fused::layer_norm(&saved, *eps),
             Op::Rope { layout } if !saved.wants(2) => fused::rope(&saved, *layout),
-            Op::Activate(activation) => saved.only(|g, x, _| fused::activate(g, x, *activation)),
-            Op::Glu { activation } => fused::glu(&saved, *activation),
+            Op::Activate(activation) => {
+                saved.only(|g, x, _| Tensor::apply(&Op::ActivateGrad(*activation), vec![x.clone(), g.clone()]))
+            }
+            Op::Glu { activation } => fused::glu(saved, *activation),
             Op::PagedAttention(attention) => fused::paged_attention(&saved, attention),
             Op::CrossEntropy => fused::cross_entropy(saved),
             _ => self.through_decomposition(&saved),

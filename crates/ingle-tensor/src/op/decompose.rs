@@ -3,6 +3,7 @@
 
 mod attention;
 mod cross_entropy;
+mod gradients;
 mod optimizer;
 
 use super::{Activation, Op, RopeLayout};
@@ -46,6 +47,12 @@ impl Op {
             }
             (Op::CrossEntropy, [logits, targets]) => cross_entropy(logits, targets),
             (Op::CrossEntropyGrad, [logits, targets, gradient]) => cross_entropy_grad(logits, targets, gradient),
+            (Op::RmsNormGrad { eps, offset }, [x, weight, gradient]) => {
+                gradients::rms_norm([x, weight, gradient], (*eps, *offset))
+            }
+            (Op::RmsNormWeightGrad { eps }, [x, gradient]) => gradients::rms_norm_weight(x, gradient, *eps),
+            (Op::ActivateGrad(activation), [x, gradient]) => gradients::activation(x, gradient, *activation),
+            (Op::GluGrad { activation }, [gate, up, gradient]) => gradients::glu([gate, up, gradient], *activation),
             (Op::SquaredNorm, [x]) => squared_norm(x),
             (Op::Adam(parameters), [state, gradient, rates]) => adam(parameters, state, gradient, rates),
             (Op::Sgd(parameters), [state, gradient, rates]) => sgd(parameters, state, gradient, rates),

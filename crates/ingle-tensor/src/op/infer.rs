@@ -198,6 +198,34 @@ impl Op {
                 rule.shape_if(gradient.shape == targets.shape, "a gradient of the shape of the targets")?;
                 Ok(logits.clone())
             }
+            Op::RmsNormGrad { .. } => {
+                let [x, weight, gradient] = rule.inputs()?;
+                rule.same_dtype(&[x, gradient])?;
+                rule.shape_if(x.shape == gradient.shape, "a gradient of the shape of x")?;
+                rule.last_axis_vectors(x, &[weight])
+            }
+            Op::RmsNormWeightGrad { .. } => {
+                let [x, gradient] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.same_dtype(&[x, gradient])?;
+                rule.shape_if(x.shape == gradient.shape && !x.shape.is_empty(), "x and a gradient […, d]")?;
+                Ok(Spec::new([x.shape[x.shape.len() - 1]], DType::F32))
+            }
+            Op::ActivateGrad(_) => {
+                let [x, gradient] = rule.inputs()?;
+                rule.floats(&[x])?;
+                rule.same_dtype(&[x, gradient])?;
+                rule.shape_if(x.shape == gradient.shape, "two equal shapes")?;
+                Ok(x.clone())
+            }
+            Op::GluGrad { .. } => {
+                let [gate, up, gradient] = rule.inputs()?;
+                rule.floats(&[gate])?;
+                rule.same_dtype(&[gate, up, gradient])?;
+                rule.shape_if(gate.shape == up.shape && gate.shape == gradient.shape, "three equal shapes")?;
+                let both = std::iter::once(2).chain(gate.shape.iter().copied()).collect::<Shape>();
+                rule.sized(Spec::new(both, gate.dtype))
+            }
             Op::SquaredNorm => {
                 let [x] = rule.inputs()?;
                 rule.floats(&[x])?;

@@ -3,7 +3,7 @@
 
 use super::{ATTENTION, attention, gives, refuses, spec};
 use crate::DType::{BF16, F16, F32, I32, I64};
-use crate::{Adam, Momentum, Op, Sgd, WeightDecay};
+use crate::{Activation, Adam, Momentum, Op, Sgd, WeightDecay};
 
 #[test]
 fn add_rows_good() {
@@ -60,6 +60,41 @@ fn paged_attention_grad_bad() {
             ATTENTION.iter().copied().chain([gradient]).map(|(dtype, shape)| spec(dtype, shape)).collect();
         assert!(op.infer(&inputs).unwrap_err().to_string().contains(wrong));
     }
+}
+
+#[test]
+fn gradients_of_norms_and_units_good() {
+    let norm = Op::RmsNormGrad { eps: 1e-6, offset: 1.0 };
+    gives(&norm, &[(F16, &[2, 5, 7]), (F32, &[7]), (F16, &[2, 5, 7])], (F16, &[2, 5, 7]));
+    gives(&Op::RmsNormWeightGrad { eps: 1e-6 }, &[(BF16, &[2, 5, 7]), (BF16, &[2, 5, 7])], (F32, &[7]));
+    gives(&Op::ActivateGrad(Activation::Silu), &[(BF16, &[5, 7]), (BF16, &[5, 7])], (BF16, &[5, 7]));
+    let unit = Op::GluGrad { activation: Activation::Gelu };
+    gives(&unit, &[(BF16, &[5, 7]), (BF16, &[5, 7]), (BF16, &[5, 7])], (BF16, &[2, 5, 7]));
+}
+
+#[test]
+fn gradients_of_norms_and_units_bad() {
+    let norm = Op::RmsNormGrad { eps: 1e-6, offset: 1.0 };
+    let words = "rms_norm_grad: expected a gradient of the shape of x, found shapes f32[5, 7], f32[7], f32[7]";
+    refuses(&norm, &[(F32, &[5, 7]), (F32, &[7]), (F32, &[7])], words);
+    let words = "rms_norm_grad: expected operands of one dtype, found dtypes f32[5, 7], f32[7], f16[5, 7]";
+    refuses(&norm, &[(F32, &[5, 7]), (F32, &[7]), (F16, &[5, 7])], words);
+    let weight = Op::RmsNormWeightGrad { eps: 1e-6 };
+    refuses(
+        &weight,
+        &[(F32, &[]), (F32, &[])],
+        "rms_norm_weight_grad: expected x and a gradient […, d], found shapes f32[], f32[]",
+    );
+    let words = "silu_grad: expected two equal shapes, found shapes f32[5, 7], f32[7, 5]";
+    refuses(&Op::ActivateGrad(Activation::Silu), &[(F32, &[5, 7]), (F32, &[7, 5])], words);
+    let unit = Op::GluGrad { activation: Activation::Gelu };
+    let words = "glu_grad: expected three equal shapes, found shapes f32[5], f32[5], f32[]";
+    refuses(&unit, &[(F32, &[5]), (F32, &[5]), (F32, &[])], words);
+    refuses(
+        &unit,
+        &[(I32, &[5]), (I32, &[5]), (I32, &[5])],
+        "glu_grad: expected floating-point operands, found dtypes i32[5], i32[5], i32[5]",
+    );
 }
 
 #[test]

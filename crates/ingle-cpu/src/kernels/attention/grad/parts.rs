@@ -108,3 +108,63 @@ impl Group {
         Part { tokens, slots: slots.collect(), span }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ingle_tensor::PagedAttention;
+
+    use super::*;
+    use crate::kernels::attention::tile::tiles;
+
+    const BLOCK_SIZE: usize = 4;
+
+    /// The parts of tokens given as sequences and positions, of sequences whose blocks follow each other.
+    fn cut(tokens: &[(i32, i32)], window: Option<usize>, heads: Heads) -> Vec<Part> {
+        let (sequences, positions): (Vec<i32>, Vec<i32>) = tokens.iter().copied().unzip();
+        let width = 1024;
+        let blocks: Vec<i32> = (0..3 * width as i32).collect();
+        let slots = blocks.len() * BLOCK_SIZE;
+        let table = Table { op: "test", blocks: &blocks, sequences: 3, width, slots, block_size: BLOCK_SIZE };
+        let parameters = PagedAttention { block_size: BLOCK_SIZE, scale: 1.0, window, soft_cap: None };
+        let tiles = tiles(&table, &parameters, (&sequences, &positions), usize::MAX).unwrap();
+        parts(&table, &tiles, heads)
+    }
+
+    const ONE: Heads = Heads { cached: 1, group: 1 };
+
+    #[test]
+    fn short_sequences_are_a_part_each_good() {
+        let tokens: Vec<(i32, i32)> = (0..3).flat_map(|s| (0..12).map(move |p| (s, p))).collect();
+        let parts = cut(&tokens, None, Heads { cached: 2, group: 8 });
+        assert_eq!(parts.len(), 3);
+        for (s, part) in parts.iter().enumerate() {
+            assert_eq!((part.tokens.len(), part.span.clone()), (12, 0..12));
+            assert_eq!(part.slots, (4096 * s..4096 * s + 12).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_long_sequence_is_shared_out_by_its_work_good() {
+        let tokens: Vec<(i32, i32)> = (0..4000).map(|p| (1, p)).collect();
+        let parts = cut(&tokens, None, ONE);
+        assert_eq!(parts.len(), UNITS);
+        let numbers: Vec<usize> = parts.iter().flat_map(|part| part.tokens.iter().map(|token| token.number)).collect();
+        assert_eq!(numbers, (0..4000).collect::<Vec<_>>());
+        let work = |part: &Part| part.tokens.iter().map(|token| token.position + 1).sum::<usize>();
+        let fair = 4000 * 4001 / 2 / UNITS;
+        assert!(parts.iter().all(|part| work(part).abs_diff(fair) <= 4000));
+        // The heads of the cache are units, too.
+        assert_eq!(cut(&tokens, None, Heads { cached: 4, group: 1 }).len(), UNITS / 4);
+    }
+
+    #[test]
+    fn what_does_not_touch_stays_apart_ugly() {
+        // Two places of one sequence in turn, with a token that is there twice.
+        let tokens = [(0, 5), (0, 1000), (0, 6), (0, 1001), (0, 1001)];
+        let parts = cut(&tokens, Some(3), ONE);
+        let numbers = |part: &Part| part.tokens.iter().map(|token| token.number).collect::<Vec<_>>();
+        assert_eq!(parts.iter().map(numbers).collect::<Vec<_>>(), [vec![0, 2], vec![1, 3, 4]]);
+        assert_eq!(parts.iter().map(|part| part.span.clone()).collect::<Vec<_>>(), [3..7, 998..1002]);
+        assert!(cut(&[], None, ONE).is_empty());
+    }
+}

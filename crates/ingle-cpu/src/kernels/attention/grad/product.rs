@@ -59,13 +59,16 @@ impl<F: Floats> ProductKernel<F> for Product<'_, F> {
     fn run<P: Products<F>>(mut self) {
         let depth = F::Factor::DEPTH;
         let Product { rows, lanes, columns, .. } = self;
-        if rows == 0 || columns == 0 || lanes == 0 {
+        if rows == 0 || columns == 0 {
             return;
         }
         debug_assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
-        debug_assert!(self.left.factors.len() >= (rows - 1) * self.left.row + (lanes - 1) * self.left.lane + depth);
-        debug_assert!(self.right.factors.len() >= (lanes - 1) * self.right.lane + columns * depth);
         debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
+        debug_assert!(
+            lanes == 0
+                || self.left.factors.len() >= (rows - 1) * self.left.row + (lanes - 1) * self.left.lane + depth
+                    && self.right.factors.len() >= (lanes - 1) * self.right.lane + columns * depth
+        );
         let mut column = 0;
         while column < columns {
             let vectors = (columns - column) / P::LANES;
@@ -147,6 +150,58 @@ impl<F: Floats> Product<'_, F> {
                 for (v, sum) in sums.into_iter().enumerate() {
                     P::store_sums(place.add(r * self.sums.row + v * P::LANES), sum);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Multiplier, Widened};
+
+    /// Whole numbers, whose sums are exact: the product is what it is, whatever the order.
+    fn agrees<F: Floats>(multiplier: Multiplier<F>, factor: impl Fn(i32) -> F::Factor) {
+        let depth = F::Factor::DEPTH;
+        for (rows, lanes, columns) in [(4, 1, 16), (12, 3, 48), (8, 20, 64), (4, 7, 112), (20, 2, 32)] {
+            let left = |row: usize, k: usize| ((row * 7 + k * 3) % 11) as i32 - 5;
+            let right = |k: usize, column: usize| ((k * 5 + column) % 13) as i32 - 6;
+            // The factors of a lane together: lane by lane, and in each row by row.
+            let pitch = rows + 3;
+            let mut lefts = vec![F::Factor::default(); lanes * pitch * depth];
+            let mut rights = vec![F::Factor::default(); lanes * columns * depth];
+            for k in 0..lanes * depth {
+                let (lane, within) = (k / depth, k % depth);
+                (0..rows).for_each(|row| lefts[(lane * pitch + row) * depth + within] = factor(left(row, k)));
+                (0..columns).for_each(|c| rights[(lane * columns + c) * depth + within] = factor(right(k, c)));
+            }
+            for from in [Start::Zero, Start::There] {
+                let mut sums = vec![1.0; rows * (columns + 5)];
+                multiplier.dispatch(Product::<F> {
+                    rows,
+                    lanes,
+                    columns,
+                    left: Left { factors: &lefts, row: depth, lane: pitch * depth },
+                    right: Right { factors: &rights, lane: columns * depth },
+                    sums: Sums { to: &mut sums, row: columns + 5, from },
+                });
+                for (row, sums) in sums.chunks(columns + 5).enumerate() {
+                    let start = i32::from(from == Start::There);
+                    let sum = |c| start + (0..lanes * depth).map(|k| left(row, k) * right(k, c)).sum::<i32>();
+                    assert_eq!(sums[..columns], (0..columns).map(|c| sum(c) as f32).collect::<Vec<_>>());
+                    assert_eq!(sums[columns..], [1.0; 5], "beside the columns nothing is written");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition_good() {
+        for isa in Isa::available() {
+            agrees(Multiplier::<Widened<f32>>::widened(isa), |x| x as f32);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(multiplier) = Multiplier::pairs(isa) {
+                agrees(multiplier, |x| half::bf16::from_f32(x as f32));
             }
         }
     }

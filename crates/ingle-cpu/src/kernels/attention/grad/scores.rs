@@ -43,7 +43,9 @@ impl<F: Rounding> Kernel for Scores<'_, F> {
             let own = first + whole.start..first + whole.end;
             let (scores, gradient) = (&mut products[own.clone()], &mut by_weight[own.clone()]);
             let slopes = &mut slopes[..whole.len()];
-            scores.iter_mut().for_each(|score| *score *= scale);
+            for score in scores.iter_mut() {
+                *score *= scale;
+            }
             if let Some(cap) = soft_cap {
                 let inverse = (1.0 / f64::from(cap)) as f32;
                 for (score, slope) in scores.iter_mut().zip(slopes.iter_mut()) {

@@ -16,9 +16,9 @@ pub(crate) const ALIGNMENT: usize = 64;
 /// Freed buffers kept for reuse unless the user says otherwise.
 const DEFAULT_CACHE_LIMIT: usize = 256 << 20;
 
-/// From this size on zeros are taken fresh from the system, which gives pages that cost nothing until
-/// they are touched.
-const LAZY_ZEROS: usize = 1 << 20;
+/// From this size on zeros are always taken fresh from the system, which gives pages that cost nothing until they are
+/// touched: of so large a cache little may be. Below, clearing what was used before costs less than touching new pages.
+const LAZY_ZEROS: usize = 64 << 20;
 
 /// What a buffer's first contents must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -71,7 +71,11 @@ impl Learner {
         if parameters.is_empty() {
             return Err(Error::option("model", "one with the adapter that is to be trained", "none"));
         }
-        let cache = model.device().activation_dtype(model.summary().dtype);
+        // As where text is generated.
+        let cache = match model.summary().dtype {
+            DType::F32 => DType::F32,
+            _ => DType::BF16,
+        };
         let TrainOptions { optimizer, recompute, seed, dropout, .. } = *options;
         Ok(Learner { model, trained, parameters, optimizer, recompute, seed, dropout, cache })
     }

@@ -22,6 +22,10 @@ started=$(date +%s)
 "$ingle" train --config "$here/demo.toml" --data "$folder/training.txt" --valid "$folder/validation.txt" \
     --out "$folder/out" --resume --dtype bf16 "$@"
 echo $(($(date +%s) - started)) >>"$folder/seconds"
+if [ ! -d "$folder/out/model" ]; then
+    echo "broken off: the same command goes on" >&2
+    exit 1
+fi
 
 # What the card says of the training.
 log=$folder/out/log.jsonl

@@ -48,8 +48,9 @@ class Model:
         self.end_of_turn = self.eos | {vocabulary[name] for name in enders if name in vocabulary}
         self.renew()
         self.tokenizer = tokenizer
-        self.wire.send("ready", id, **self.describe(config, weights, kept))
+        # Whoever has the model finds the memory that it takes.
         self.report(REPORT_EVERY)
+        self.wire.send("ready", id, **self.describe(config, weights, kept))
 
     def describe(self, config, weights, kept):
         inner = config.get("text_config") or {}

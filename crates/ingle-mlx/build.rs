@@ -6,19 +6,27 @@
 mod find;
 
 #[cfg(feature = "mlx")]
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "src/bridge/state.cc",
     "src/bridge/arrays.cc",
     "src/bridge/math.cc",
     "src/bridge/norm.cc",
     "src/bridge/steps.cc",
+    "src/bridge/cuda.cc",
     "src/bridge/attention.cc",
     "src/exact.cc",
 ];
 
 #[cfg(feature = "mlx")]
-const OTHERS: [&str; 6] =
-    ["src/bridge.rs", "src/bridge.h", "src/bridge/state.h", "src/bridge/steps.h", "src/exact.h", "build/find.rs"];
+const OTHERS: [&str; 7] = [
+    "src/bridge.rs",
+    "src/bridge.h",
+    "src/bridge/state.h",
+    "src/bridge/steps.h",
+    "src/bridge/cuda.h",
+    "src/exact.h",
+    "build/find.rs",
+];
 
 #[cfg(not(feature = "mlx"))]
 fn main() {}

@@ -17,6 +17,7 @@ enum class Unary : std::uint8_t;
 enum class Binary : std::uint8_t;
 enum class Activation : std::uint8_t;
 enum class Engine : std::uint8_t;
+enum class Pairs : std::uint8_t;
 
 class Array {
  public:
@@ -112,8 +113,15 @@ Handle overwrite(const Array& target, const Array& rows, std::int32_t start);
 
 Handle rms_norm(const Array& x, const Array& weight, float eps);
 Handle layer_norm(const Array& x, const Array& weight, const Array& bias, float eps);
+Handle rope(const Array& x, const Array& positions, const Array& frequencies, Pairs pairs);
 Handle rotate(const Array& x, const Array& swapped, const Array& cos, const Array& sin);
 
+Handle paged_attention(
+    const Array& q,
+    const Array& keys,
+    const Array& values,
+    const Arrays& tables,
+    std::int32_t warps);
 Handle attention(const Array& q, const Array& k, const Array& v, float scale);
 Handle causal_attention(const Array& q, const Array& k, const Array& v, float scale);
 Handle masked_attention(const Array& q, const Array& k, const Array& v, const Array& mask, float scale);

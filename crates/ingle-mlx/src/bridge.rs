@@ -67,6 +67,15 @@ mod ffi {
         Cpu,
     }
 
+    /// Where the two features of a rotary pair lie.
+    #[derive(Debug)]
+    enum Pairs {
+        /// Half of the turned features apart.
+        Halves,
+        /// Side by side.
+        Neighbours,
+    }
+
     unsafe extern "C++" {
         include!("ingle-mlx/src/bridge.h");
 
@@ -161,9 +170,22 @@ mod ffi {
 
         fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<UniquePtr<Array>>;
         fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> Result<UniquePtr<Array>>;
+        /// `x [T, H, D]` with the first pairs of each head turned; on CUDA.
+        fn rope(x: &Array, positions: &Array, frequencies: &Array, pairs: Pairs) -> Result<UniquePtr<Array>>;
         /// `x · cos + swapped · sin` in f32, in the dtype of `x`.
         fn rotate(x: &Array, swapped: &Array, cos: &Array, sin: &Array) -> Result<UniquePtr<Array>>;
 
+        /// Queries `[T, H, D]` and caches `[N, KH, D]` of floats, `D` being 32, 64, 128 or 256. The tables are the blocks,
+        /// sequences and positions of `Op::PagedAttention`, checked, and `i32[4]`: slots of a block, keys that a query
+        /// sees at most or 0, and the bits of the scale and of the cap or 0. The keys of a query are shared out among
+        /// so many warps. On CUDA.
+        fn paged_attention(
+            q: &Array,
+            keys: &Array,
+            values: &Array,
+            tables: &Arrays,
+            warps: i32,
+        ) -> Result<UniquePtr<Array>>;
         /// `q [B, H, T, D]`, `k` and `v [B, KH, L, D]`: every query sees every key.
         fn attention(q: &Array, k: &Array, v: &Array, scale: f32) -> Result<UniquePtr<Array>>;
         /// Query `t` of `T` sees the first `L − T + 1 + t` keys.

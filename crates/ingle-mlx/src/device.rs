@@ -11,7 +11,7 @@ use ingle_tensor::{
 };
 
 use crate::array::Array;
-use crate::attention::{self, Key, Operands, Places, Plan, Plans};
+use crate::attention::{self, Kernel, Key, Operands, Places, Plan, Plans};
 use crate::bridge::{self, Engine};
 use crate::derived::Derived;
 use crate::engine::{self, Limits, failed, unsuited};
@@ -43,6 +43,9 @@ const UNLIMITED: usize = usize::MAX;
 
 /// Elements of a vector of floats whose words the host keeps: the rotary frequencies of a head are fewer.
 const SHORT: usize = 512;
+
+/// Bytes of results that are work enough to begin with while the rest is being asked for.
+const AMPLE: usize = 512 << 20;
 
 impl MlxDevice {
     /// Starts MLX.
@@ -117,14 +120,16 @@ impl MlxDevice {
         };
         let [blocks, sequences, positions] = [blocks, sequences, positions].map(|table| plain(op, table));
         let (blocks, sequences, positions) = (blocks?, sequences?, positions?);
-        let key = Key::new(parameters, kv_spec.shape[0]);
+        let kernel = Kernel::for_shapes(self.engine, &q_spec, &kv_spec);
+        let key = Key::new(parameters, kv_spec.shape[0], kernel);
         let make = || Ok(Arc::new(Plan::new(op, &places, key)?));
         let plan = self.plans.get(&[&blocks, &sequences, &positions], key, make)?;
         if output.shape.elements() == 0 {
             return layout::empty(op, output);
         }
-        let operands =
-            Operands { q: (plain(op, q)?, &q_spec), keys: (plain(op, keys)?, &kv_spec), values: plain(op, values)? };
+        let tables = [blocks, sequences, positions];
+        let (q, keys, values) = ((plain(op, q)?, &q_spec), (plain(op, keys)?, &kv_spec), plain(op, values)?);
+        let operands = Operands { q, keys, values, tables };
         attention::paged_attention(op, &plan, &operands, parameters)
     }
 
@@ -263,7 +268,7 @@ impl MlxDevice {
                 let spec = x.spec().clone();
                 let (x, positions) = (plain(name, x)?, plain(name, positions)?);
                 let frequencies = rope::Frequencies::of(name, frequencies)?;
-                rope::rope(name, &self.turns, (&x, &spec), &positions, &frequencies, *layout)
+                rope::rope(name, (self.engine, &self.turns), (&x, &spec), &positions, &frequencies, *layout)
             }
             Op::Activate(function) => {
                 let [x] = arrays(name, inputs)?;
@@ -403,6 +408,9 @@ impl Device for MlxDevice {
         let storage = self.compute(op, inputs, output)?;
         if let Form::Dense(array) | Form::Turned(array) = &storage.form {
             self.pending.add(array, bytes);
+        }
+        if self.pending.bytes() >= AMPLE {
+            self.pending.begin(op.name())?;
         }
         Ok(storage.into_storage())
     }

@@ -3,14 +3,15 @@
 //!
 //! MLX's own kernel takes wavelengths and inverts them, which moves the angles of far positions by more than an
 //! f32 computation may, and its composition rounds sines to the dtype of `x`. So the sines and cosines of a
-//! step's positions are computed once, in f32, for all layers; each head is then one element-wise kernel.
+//! step's positions are computed once, in f32, for all layers; each head is then one element-wise kernel. On CUDA
+//! a kernel of ours does it all.
 
 use std::sync::Arc;
 
 use ingle_tensor::{BinaryOp, DType, Result, RopeLayout, Shape, Spec, Tensor, UnaryOp};
 
 use crate::array::{Array, int};
-use crate::bridge;
+use crate::bridge::{self, Engine, Pairs};
 use crate::derived::Derived;
 use crate::elementwise::{binary, cast, unary};
 use crate::layout;
@@ -25,6 +26,9 @@ pub(crate) struct Turns {
 
 /// The turns of a step, by what tells them apart beside the positions.
 pub(crate) type Table = Derived<(RopeLayout, Option<Arc<[i32]>>), Turns>;
+
+/// Elements below which the kernel on CUDA can count its threads in 32 bits.
+const THREADS: usize = 1 << 28;
 
 /// How fast each pair turns.
 pub(crate) struct Frequencies {
@@ -69,7 +73,7 @@ impl Turns {
 /// `x [T, H, D]` with the first features of each head turned.
 pub(crate) fn rope(
     op: &'static str,
-    table: &Table,
+    (engine, table): (Engine, &Table),
     (x, spec): (&Array, &Spec),
     positions: &Array,
     frequencies: &Frequencies,
@@ -79,6 +83,13 @@ pub(crate) fn rope(
     let [tokens, heads, width] = [spec.shape[0], spec.shape[1], spec.shape[2]];
     if half == 0 || spec.shape.elements() == 0 {
         return Ok(x.clone());
+    }
+    if engine == Engine::Cuda && spec.shape.elements() < THREADS {
+        let pairs = match layout {
+            RopeLayout::Halves => Pairs::Halves,
+            RopeLayout::Interleaved => Pairs::Neighbours,
+        };
+        return Array::new(op, bridge::rope(x.get(), positions.get(), frequencies.array.get(), pairs));
     }
     let make = || Turns::new(op, (positions, tokens), (&frequencies.array, half), layout);
     let turns = match &frequencies.words {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ingle_tensor::{Error, PagedAttention, Result};
 
 use super::index;
-use crate::array::Array;
+use crate::array::{Array, int};
 use crate::bridge;
 
 /// What a plan depends on beside the tables.
@@ -14,24 +14,27 @@ use crate::bridge;
 pub(crate) struct Key {
     block_size: usize,
     window: Option<usize>,
-    scores: Scores,
+    scale: f32,
+    /// Capped scores are composed, with a mask as an array.
+    soft_cap: Option<f32>,
     /// Slots of the cache.
     slots: usize,
+    kernel: Kernel,
 }
 
-/// What happens to scores.
+/// What can compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scores {
-    /// MLX's kernel does it all.
-    Plain,
-    /// They are capped: composed, with a mask as an array.
-    Capped,
+pub(crate) enum Kernel {
+    /// MLX's, of padded batches.
+    Padded,
+    /// Ours, too, which reads the tables.
+    Paged,
 }
 
 impl Key {
-    pub(crate) fn new(parameters: &PagedAttention, slots: usize) -> Self {
-        let scores = if parameters.soft_cap.is_some() { Scores::Capped } else { Scores::Plain };
-        Key { block_size: parameters.block_size, window: parameters.window, scores, slots }
+    pub(crate) fn new(parameters: &PagedAttention, slots: usize, kernel: Kernel) -> Self {
+        let PagedAttention { block_size, window, scale, soft_cap, .. } = *parameters;
+        Key { block_size, window, scale, soft_cap, slots, kernel }
     }
 }
 
@@ -45,12 +48,22 @@ pub(crate) struct Places {
     pub(crate) positions: Arc<[i32]>,
 }
 
-/// A ragged batch as padded ones.
+/// How a ragged batch is computed.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) groups: Vec<Group>,
-    /// Which row of the groups' results, one after the other, each token has; none if they are in order.
-    pub(crate) order: Option<Array>,
+pub(crate) enum Plan {
+    /// As it is.
+    Paged {
+        /// Groups of threads among which a query's keys are shared out.
+        warps: i32,
+        /// What else the kernel is told: see `bridge::paged_attention`.
+        how: Array,
+    },
+    /// As padded batches.
+    Padded {
+        groups: Vec<Group>,
+        /// Which row of the groups' results, one after the other, each token has; none if they are in order.
+        order: Option<Array>,
+    },
 }
 
 /// Sequences padded to a common length.
@@ -97,6 +110,21 @@ struct Member {
     keys: std::ops::Range<usize>,
 }
 
+/// Keys that a query goes through in no time.
+const SHORT: usize = 128;
+
+/// Queries for which going through all the keys, each by itself, costs less than making a batch of them, and how many
+/// keys at most.
+const FEW: (usize, usize) = (4, 8192);
+
+impl Member {
+    /// Whether each of its queries may go through the keys by itself.
+    fn is_short(&self) -> bool {
+        let (queries, keys) = FEW;
+        self.keys.len() <= SHORT || (self.tokens.len() <= queries && self.keys.len() <= keys)
+    }
+}
+
 /// Cells of a score matrix that cost less than another call of the kernel.
 const CHEAP: usize = 1 << 16;
 
@@ -105,6 +133,14 @@ impl Plan {
     /// [`Error::Index`] for a sequence, a position or a block that is not there.
     pub(crate) fn new(op: &'static str, places: &Places, key: Key) -> Result<Plan> {
         let mut members = members(op, places, key)?;
+        if key.kernel == Kernel::Paged && members.iter().all(Member::is_short) {
+            let few = longest(&members, |member| member.keys.len()) <= SHORT;
+            // A window wider than positions can be is none.
+            let window = key.window.and_then(|window| i32::try_from(window).ok()).unwrap_or(0);
+            let [scale, cap] = [key.scale, key.soft_cap.unwrap_or(0.0)].map(|number| number.to_bits() as i32);
+            let how = index(op, &[int(op, key.block_size)?, window, scale, cap], &[4])?;
+            return Ok(Plan::Paged { warps: if few { 4 } else { 16 }, how });
+        }
         members.sort_by_key(|member| (member.tokens.len(), member.keys.len()));
         let mut groups = Vec::new();
         let mut rows = vec![0; places.positions.len()];
@@ -127,7 +163,7 @@ impl Plan {
         }
         let in_order = offset == rows.len() && rows.iter().enumerate().all(|(token, &row)| row as usize == token);
         let order = if in_order { None } else { Some(index(op, &rows, &[rows.len()])?) };
-        Ok(Plan { groups, order })
+        Ok(Plan::Padded { groups, order })
     }
 }
 
@@ -223,7 +259,7 @@ fn extend_padded(list: &mut Vec<i32>, own: impl Iterator<Item = i32>, len: usize
 
 /// The mask, if it needs no array.
 fn plain_mask(places: &Places, key: Key, members: &[Member], [query_len, key_len]: [usize; 2]) -> Option<Mask> {
-    if key.scores == Scores::Capped {
+    if key.soft_cap.is_some() {
         return None;
     }
     let exact = |member: &Member| member.tokens.len() == query_len && member.keys.len() == key_len;

@@ -3,6 +3,7 @@
 #include <limits>
 #include <string>
 
+#include "ingle-mlx/src/bridge/cuda.h"
 #include "ingle-mlx/src/bridge/steps.h"
 
 namespace ingle {
@@ -16,7 +17,7 @@ bool narrow(const mx::array& x) {
 // composes otherwise would round scores and weights to that dtype.
 bool has_narrow_kernel(const mx::array& q) {
   int width = q.shape(-1);
-  bool fits = width == 64 || width == 96 || width == 128 || width == 256;
+  bool fits = width == 64 || width == 96 || width == 128 || (width == 256 && state().engine == Engine::Metal);
   return state().engine != Engine::Cpu && q.shape(-2) == 1 && fits;
 }
 
@@ -39,6 +40,16 @@ mx::array attend(
 }
 
 } // namespace
+
+Handle paged_attention(
+    const Array& q,
+    const Array& keys,
+    const Array& values,
+    const Arrays& tables,
+    std::int32_t warps) {
+  Turn turn;
+  return made(cuda::paged_attention(q.get(), keys.get(), values.get(), tables.get(), warps));
+}
 
 Handle attention(const Array& q, const Array& k, const Array& v, float scale) {
   Turn turn;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
 // Element by element, along an axis, and products.
-#include <limits>
-
 #include "ingle-mlx/src/bridge/steps.h"
 
 namespace ingle {
@@ -11,10 +9,11 @@ namespace {
 std::vector<mx::array> rank_steps(const std::vector<mx::array>& in) {
   auto& bits = in[0];
   auto& x = in[1];
-  auto folded = mx::bitwise_xor(bits, mx::array(0x7fffffff, mx::int32));
-  auto rank = mx::where(mx::less(bits, mx::array(0, mx::int32)), folded, bits);
-  auto known = mx::where(mx::equal(x, number(0)), mx::array(0, mx::int32), rank);
-  return {mx::where(mx::isnan(x), mx::array(std::numeric_limits<std::int32_t>::min(), mx::int32), known)};
+  auto& of = constants();
+  auto folded = mx::bitwise_xor(bits, of.but_the_sign);
+  auto rank = mx::where(mx::less(bits, of.no_bits), folded, bits);
+  auto known = mx::where(mx::equal(x, of.zero), of.no_bits, rank);
+  return {mx::where(mx::isnan(x), of.only_the_sign, known)};
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "ingle-mlx/src/bridge/steps.h"
 #include "mlx/backend/cuda/cuda.h"
 #include "mlx/backend/metal/metal.h"
 #include "mlx/version.h"
@@ -72,6 +73,7 @@ Engine start() {
     mx::Device device(engine.engine == Engine::Cpu ? mx::Device::cpu : mx::Device::gpu);
     mx::set_default_device(device);
     engine.stream = mx::new_thread_unsafe_stream(device);
+    constants();
   }
   return engine.engine;
 }

@@ -2,23 +2,24 @@
 // Non-linearities and rotations, each as one kernel.
 #include "ingle-mlx/src/bridge/steps.h"
 
-#include <cmath>
+#include "ingle-mlx/src/bridge/cuda.h"
 
 namespace ingle {
 namespace {
 
 mx::array activated(Activation function, const mx::array& x) {
+  auto& of = constants();
   switch (function) {
     case Activation::Silu:
       return mx::multiply(x, precisely(mx::sigmoid, Exact::Sigmoid, x));
     case Activation::Gelu: {
-      auto bell = mx::add(precisely(mx::erf, Exact::Erf, mx::multiply(x, number(static_cast<float>(M_SQRT1_2)))), number(1));
-      return mx::multiply(mx::multiply(x, number(0.5f)), bell);
+      auto bell = mx::add(precisely(mx::erf, Exact::Erf, mx::multiply(x, of.root_half)), of.one);
+      return mx::multiply(mx::multiply(x, of.half), bell);
     }
     case Activation::GeluTanh: {
-      auto cubed = mx::multiply(mx::multiply(mx::multiply(x, x), x), number(0.044715f));
-      auto inner = mx::multiply(mx::add(x, cubed), number(static_cast<float>(std::sqrt(2.0 / M_PI))));
-      return mx::multiply(mx::multiply(x, number(0.5f)), mx::add(mx::tanh(inner), number(1)));
+      auto cubed = mx::multiply(mx::multiply(mx::multiply(x, x), x), of.cubic);
+      auto inner = mx::multiply(mx::add(x, cubed), of.root_two_over_pi);
+      return mx::multiply(mx::multiply(x, of.half), mx::add(mx::tanh(inner), of.one));
     }
     default:
       throw std::invalid_argument("an activation that the bridge does not know");
@@ -87,6 +88,12 @@ std::vector<mx::array> sum_steps(const std::vector<mx::array>& in) {
 
 } // namespace
 
+// Never destroyed, as the engine.
+const Constants& constants() {
+  static const Constants* constants = new Constants();
+  return *constants;
+}
+
 mx::array capped(const mx::array& x, float cap) {
   static const Steps* steps = new Steps(soft_cap_steps, Shapes::Each);
   return fused(steps->plain, steps->compiled, {x, number(cap)});
@@ -100,6 +107,10 @@ Handle activate(Activation function, const Array& x) {
 
 Handle glu(Activation function, const Array& gate, const Array& up) {
   Turn turn;
+  // MLX fuses no more than eleven steps in a row, a broadcast being one, and would make three kernels of these.
+  if (cuda::takes(gate.get())) {
+    return made(cuda::glu(function, gate.get(), up.get()));
+  }
   auto& steps = steps_of<Glu>(function);
   return made(fused(steps.plain, steps.compiled, {gate.get(), up.get()}));
 }
@@ -113,6 +124,11 @@ Handle sum_of_parts(const Arrays& parts) {
   Turn turn;
   static const Steps* steps = new Steps(sum_steps, Shapes::Each);
   return made(fused(steps->plain, steps->compiled, parts.get()));
+}
+
+Handle rope(const Array& x, const Array& positions, const Array& frequencies, Pairs pairs) {
+  Turn turn;
+  return made(cuda::rope(x.get(), positions.get(), frequencies.get(), pairs));
 }
 
 Handle rotate(const Array& x, const Array& swapped, const Array& cos, const Array& sin) {

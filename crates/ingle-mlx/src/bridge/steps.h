@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 
 #include "ingle-mlx/src/bridge/state.h"
 #include "ingle-mlx/src/exact.h"
@@ -13,6 +14,22 @@ namespace ingle {
 inline mx::array precisely(mx::array (*function)(const mx::array&, mx::StreamOrDevice), Exact library, const mx::array& x) {
   return state().engine == Engine::Cpu ? exact(library, x) : function(x, {});
 }
+
+// Numbers in compiled steps, which keep them for good: made when the engine starts, so that no operation leaves memory
+// behind that was not there before.
+struct Constants {
+  mx::array zero = number(0);
+  mx::array half = number(0.5f);
+  mx::array one = number(1);
+  mx::array root_half = number(0.70710678118654752f);
+  mx::array cubic = number(0.044715f);
+  mx::array root_two_over_pi = number(0.79788456080286536f);
+  mx::array no_bits = mx::array(0, mx::int32);
+  mx::array but_the_sign = mx::array(0x7fffffff, mx::int32);
+  mx::array only_the_sign = mx::array(std::numeric_limits<std::int32_t>::min(), mx::int32);
+};
+
+const Constants& constants();
 
 using Function = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
 

@@ -19,8 +19,7 @@ use crate::kernels::elements_mut;
 use crate::memory::Buffer;
 #[cfg(target_arch = "x86_64")]
 use crate::memory::Contents;
-#[cfg(target_arch = "x86_64")]
-use crate::simd;
+use crate::simd::{Kernel, Simd};
 
 /// Rows of a weight in a panel.
 pub(crate) const PANEL: usize = 64;
@@ -62,25 +61,70 @@ pub(crate) fn sizes(shape: &Shape) -> [usize; 2] {
 
 /// Copies 32-bit words from rows of `from`, each `stride` words long, to columns of `to`, [`PANEL`] words apart.
 /// Absent rows leave their column as it is.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn transpose(from: &[u32], stride: usize, to: &mut [u32]) {
-    /// Words of a row that are copied at a time: a cache line.
-    const LINE: usize = 16;
-    /// How far ahead a row is asked for, in words. The rows are too many for the processor to see where each goes on.
-    const AHEAD: usize = 8 * LINE;
-    if stride == 0 {
-        return;
+pub(crate) struct Transpose<'a> {
+    pub(crate) from: &'a [u32],
+    pub(crate) stride: usize,
+    pub(crate) to: &'a mut [u32],
+}
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        /// Words of a row that are copied at a time: a cache line.
+        const LINE: usize = 16;
+        /// How far ahead a row is asked for, in words. The rows are too many for the processor to see where each goes
+        /// on.
+        const AHEAD: usize = 8 * LINE;
+        let Transpose { from, stride, to } = self;
+        if stride == 0 {
+            return;
+        }
+        let rows = (from.len() / stride).min(PANEL);
+        for first in (0..stride).step_by(LINE) {
+            let length = LINE.min(stride - first);
+            let to = &mut to[first * PANEL..(first + length) * PANEL];
+            for row in 0..rows {
+                S::prefetch(from.as_ptr().wrapping_add(row * stride + first + AHEAD).cast());
+            }
+            let squares = if length == LINE { rows / S::LANES * S::LANES } else { 0 };
+            for row in (0..squares).step_by(S::LANES) {
+                for word in (0..LINE).step_by(S::LANES) {
+                    // SAFETY: below `dispatch`; these words of these rows are there, and columns of `to` for them.
+                    unsafe {
+                        let from = from.as_ptr().add(row * stride + first + word);
+                        S::turn(from, stride, to.as_mut_ptr().add(word * PANEL + row), PANEL);
+                    }
+                }
+            }
+            for row in squares..rows {
+                for (word, from) in from[row * stride + first..][..length].iter().enumerate() {
+                    to[word * PANEL + row] = *from;
+                }
+            }
+        }
     }
-    let rows = from.len() / stride;
-    for first in (0..stride).step_by(LINE) {
-        let length = LINE.min(stride - first);
-        let to = &mut to[first * PANEL..(first + length) * PANEL];
-        for row in 0..rows {
-            let from = &from[row * stride + first..];
-            simd::prefetch(from.as_ptr().wrapping_add(AHEAD).cast());
-            let from = &from[..length];
-            for (word, from) in from.iter().enumerate() {
-                to[word * PANEL + row] = *from;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Isa;
+
+    #[test]
+    fn rows_become_columns_ugly() {
+        for isa in Isa::available() {
+            // Whole squares, and rows and words that are left over; none at all.
+            for (rows, stride) in [(64, 64), (64, 32), (50, 40), (3, 7), (17, 16), (0, 5), (5, 0)] {
+                let from: Vec<u32> = (0..rows * stride).map(|word| word as u32 + 1).collect();
+                let mut to = vec![0; stride * PANEL];
+                isa.dispatch(Transpose { from: &from, stride, to: &mut to });
+                for (place, word) in to.into_iter().enumerate() {
+                    let (row, column) = (place % PANEL, place / PANEL);
+                    let expected = if row < rows { from[row * stride + column] } else { 0 };
+                    assert_eq!(word, expected, "{isa}, {rows} rows of {stride}, {row}, {column}");
+                }
             }
         }
     }

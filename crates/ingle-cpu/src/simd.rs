@@ -163,14 +163,6 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Asks for the cache line at an address, which need not be valid.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(crate) fn prefetch(address: *const u8) {
-    // What any x86-64 does.
-    x86::Avx2::prefetch(address);
-}
-
 /// Work to be compiled for every instruction set. Implementations of `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
@@ -264,6 +256,18 @@ pub(crate) trait Simd: Copy + 'static {
                     let to = to.add(place * apart + i);
                     *to = if SHIFT == 0 { own } else { *to | own };
                 }
+            }
+        }
+    }
+
+    /// Turns a square of words: [`Simd::LANES`] rows of them, `stride` apart, become columns of `to`, whose rows are
+    /// `apart`.
+    #[inline(always)]
+    unsafe fn turn(from: *const u32, stride: usize, to: *mut u32, apart: usize) {
+        for row in 0..Self::LANES {
+            for column in 0..Self::LANES {
+                // SAFETY: the caller vouches for the square on either side.
+                unsafe { *to.add(column * apart + row) = *from.add(row * stride + column) }
             }
         }
     }

@@ -111,6 +111,16 @@ impl Quantization {
         }
     }
 
+    /// The quants of whole blocks of a row, as [`Quantization::unpack_row`] gives them. It becomes part of who calls
+    /// it, and so is compiled for whatever instruction set that is.
+    #[inline(always)]
+    pub fn unpack_quants(self, packed: &[u8], quants: &mut [u8]) {
+        match self {
+            Quantization::Affine { bits, .. } => unpack_bits(bits, packed, quants),
+            Quantization::Blocks(format) => format.unpack_quants(packed, quants),
+        }
+    }
+
     /// The weights that an unpacked row stands for.
     pub fn weights<'a>(self, row: &'a UnpackedRow<'_>) -> impl Iterator<Item = f32> + 'a {
         let GroupForm { group_size, zero, codebook, .. } = self.form();
@@ -132,7 +142,7 @@ impl std::fmt::Display for Quantization {
 }
 
 /// Numbers of `bits` each, from the lowest bit of the first byte upwards.
-#[inline]
+#[inline(always)]
 fn unpack_bits(bits: usize, packed: &[u8], quants: &mut [u8]) {
     if bits == 8 {
         quants.iter_mut().zip(packed).for_each(|(quant, byte)| *quant = *byte);

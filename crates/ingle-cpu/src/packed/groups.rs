@@ -8,9 +8,9 @@
 //! order, so that shifts and masks of whole registers put them back into it.
 
 use half::{bf16, f16};
-use ingle_tensor::{DType, GroupForm, Offsets, Quantization, Result, SuperScales, UnpackedRow};
+use ingle_tensor::{DType, GroupForm, Offsets, Quantization, Result, SuperScales};
 
-use super::{PANEL, panels};
+use super::{PANEL, Transpose, panels};
 use crate::kernels::matmul::Operand;
 use crate::kernels::{Context, Pieces, elements_mut};
 use crate::memory::{Buffer, Contents};
@@ -217,45 +217,41 @@ struct PackPanel<'a> {
     out: &'a mut [u8],
 }
 
+/// Words of four quants in a row of a block.
+const WORDS: usize = BLOCK / 4;
+
 impl Kernel for PackPanel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
         let PackPanel { panels, source, rows, out } = self;
-        let k = panels.k;
-        let bits = panels.form.bits;
-        let groups = k / panels.form.group_size;
-        let (mut scales, mut offsets) = (vec![0.0; groups], vec![0.0; groups]);
-        // Words, of which four quants make one: they move together.
-        let mut words = vec![0u32; rows.len() * k / 4];
-        let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        for (lane, row) in rows.clone().enumerate() {
-            let quants = &mut quants[lane * k..(lane + 1) * k];
-            let unpacked = UnpackedRow { quants, scales: &mut scales, offsets: &mut offsets };
-            source.quantization.unpack_row(source.row(row), unpacked);
-            for (at, block) in panels.blocks().enumerate() {
-                let header = &mut out[block.start..][..block.header];
-                source.write_scales(panels, (row, lane), (at, block), header, [&scales, &offsets]);
-            }
-        }
-        let mut ordered = [0u32; SUB_QUANTS / 4];
-        let bytes = SUB_QUANTS * bits / 8;
+        let bytes = SUB_QUANTS * panels.form.bits / 8;
+        // A block at a time, which the first cache holds. The lanes of absent rows stay zeros.
+        let mut words = [0u32; PANEL * WORDS];
+        let mut ordered = [0u32; PANEL * WORDS];
         for (at, block) in panels.blocks().enumerate() {
-            let out = &mut out[block.start + block.header..block.start + block.bytes];
-            for (sub, out) in out.chunks_exact_mut(bytes).enumerate() {
-                let first = (at * BLOCK + sub * SUB_BLOCK) / 4;
-                for lane in 0..rows.len() {
-                    let row = &words[lane * k / 4 + first..][..SUB_BLOCK / 4];
-                    for (word, from) in row.iter().enumerate() {
-                        ordered[word * PANEL + lane] = *from;
-                    }
+            let (header, out) = out[block.start..][..block.bytes].split_at_mut(block.header);
+            for (lane, row) in rows.clone().enumerate() {
+                let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words[lane * WORDS..][..block.len / 4]);
+                let packed = source.block(row, at, block.len);
+                source.quantization.unpack_quants(packed, quants);
+                source.write_scales(panels, (row, lane), (at, block), header);
+                // The rows are too many for the processor to see where each goes on.
+                for line in (0..packed.len() + LINE).step_by(LINE) {
+                    S::prefetch_far(packed.as_ptr().wrapping_add(packed.len() + line));
                 }
-                split_planes(bits, bytemuck::cast_slice(&ordered), out);
+            }
+            Transpose { from: &words[..rows.len() * WORDS], stride: WORDS, to: &mut ordered }.run::<S>();
+            for (quants, out) in ordered.chunks_exact(SUB_QUANTS / 4).zip(out.chunks_exact_mut(bytes)) {
+                split_planes(panels.form.bits, bytemuck::cast_slice(quants), out);
             }
         }
     }
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// One row of a panel, to be unpacked.
 struct UnpackRow<'a, T> {
@@ -321,44 +317,46 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn row(&self, row: usize) -> &[u8] {
-        &self.packed[row * self.row_bytes..][..self.row_bytes]
+    /// The stored bytes of `len` weights of a row, from block `at` of the panel on.
+    #[inline(always)]
+    fn block(&self, row: usize, at: usize, len: usize) -> &[u8] {
+        let bytes = |weights: usize| weights / self.quantization.block_len() * self.quantization.block_bytes();
+        self.packed
+            .get(row * self.row_bytes + bytes(at * BLOCK)..)
+            .and_then(|rest| rest.get(..bytes(len)))
+            .unwrap_or_default()
     }
 
     /// Writes the scales of one block of one row where `header` has them.
+    #[inline(always)]
     fn write_scales(
         &self,
         panels: &GroupPanels,
         (row, lane): (usize, usize),
         (at, block): (usize, Block),
         header: &mut [u8],
-        unpacked: [&[f32]; 2],
     ) {
-        let first = at * BLOCK / panels.form.group_size;
         match (self.quantization, self.beside) {
             (_, Some((stored, dtype))) => {
                 let size = dtype.size();
-                let row = row * panels.k / panels.form.group_size;
+                let first = row * panels.k / panels.form.group_size + at * BLOCK / panels.form.group_size;
                 for (stored, header) in stored.iter().zip(header.chunks_exact_mut(block.groups * PANEL * size)) {
                     for group in 0..block.groups {
-                        let from = &stored[(row + first + group) * size..][..size];
+                        let from = &stored[(first + group) * size..][..size];
                         header[(group * PANEL + lane) * size..][..size].copy_from_slice(from);
                     }
                 }
             }
             (Quantization::Blocks(format), None) => {
-                let bytes = self.row(row).get(at * format.block_bytes()..).unwrap_or_default();
-                match format.super_scales(bytes) {
-                    Some(supers) => write_super(panels, &supers, lane, header),
-                    None => {
-                        // These came from f16, so they become it again unchanged.
-                        let parts = header.chunks_exact_mut(block.groups * PANEL * 2);
-                        for (numbers, header) in unpacked.into_iter().zip(parts) {
-                            for group in 0..block.groups {
-                                let half = f16::from_f32(numbers[first + group]).to_le_bytes();
-                                header[(group * PANEL + lane) * 2..][..2].copy_from_slice(&half);
-                            }
-                        }
+                let packed = self.block(row, at, block.len);
+                if let Some(supers) = format.super_scales(packed) {
+                    return write_super(panels, &supers, lane, header);
+                }
+                for (group, packed) in packed.chunks_exact(format.block_bytes()).enumerate() {
+                    let numbers = format.plain_scales(packed).unwrap_or_default();
+                    let parts = header.chunks_exact_mut(block.groups * PANEL * 2);
+                    for (number, header) in numbers.chunks_exact(2).zip(parts) {
+                        header[(group * PANEL + lane) * 2..][..2].copy_from_slice(number);
                     }
                 }
             }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! AVX2 and AVX-512.
 
+mod turn;
+
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
@@ -138,6 +140,12 @@ impl Simd for Avx2 {
         unsafe fn sum4(v: [__m256; 4]) -> [f32; 4] {
             sum4_quarters(v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(from: *const u32, stride: usize, to: *mut u32, apart: usize) {
+        // SAFETY: the instruction set is there, and the caller vouches for the square on either side.
+        unsafe { turn::turn8(from, stride, to, apart) }
     }
 
     #[inline(always)]
@@ -305,6 +313,12 @@ impl Simd for Avx512 {
         unsafe fn sum8(v: [__m512; 8]) -> [f32; 8] {
             sum8_avx512(v)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn turn(from: *const u32, stride: usize, to: *mut u32, apart: usize) {
+        // SAFETY: the instruction set is there, and the caller vouches for the square on either side.
+        unsafe { turn::turn16(from, stride, to, apart) }
     }
 
     #[inline(always)]

@@ -152,13 +152,23 @@ impl BlockFormat {
         Some(SuperScales { scale, min, scales, mins })
     }
 
+    /// The scale of one block as a plain format stores it, and behind it the offset in a format with offsets, as f16
+    /// from the lowest byte on; `None` for the K formats, or if bytes are missing.
+    #[inline]
+    pub fn plain_scales(self, block: &[u8]) -> Option<&[u8]> {
+        match (self.block_len(), self.form().offsets) {
+            (PLAIN, Offsets::None) => block.get(..2),
+            (PLAIN, Offsets::PerGroup) => block.get(..4),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(super) fn unpack_row(self, packed: &[u8], row: UnpackedRow<'_>) {
         let UnpackedRow { quants, scales, offsets } = row;
         let groups = self.block_len() / self.form().group_size;
-        let parts = quants.chunks_exact_mut(self.block_len()).zip(scales.chunks_exact_mut(groups));
-        let parts = parts.zip(offsets.chunks_exact_mut(groups)).zip(packed.chunks_exact(self.block_bytes()));
-        for (((quants, scales), offsets), block) in parts {
+        let parts = scales.chunks_exact_mut(groups).zip(offsets.chunks_exact_mut(groups));
+        for ((scales, offsets), block) in parts.zip(packed.chunks_exact(self.block_bytes())) {
             offsets.fill(0.0);
             if let Some(supers) = self.super_scales(block) {
                 let (scale, min) = (supers.scale.to_f32(), supers.min.to_f32());
@@ -169,76 +179,81 @@ impl BlockFormat {
                     *to = -(min * f32::from(own));
                 }
             }
-            let row = UnpackedRow { quants, scales, offsets };
+            if let Some(plain) = self.plain_scales(block) {
+                for (to, half) in scales.iter_mut().chain(offsets).zip(plain.chunks_exact(2)) {
+                    *to = f16::from_le_bytes([half[0], half[1]]).to_f32();
+                }
+            }
+        }
+        self.unpack_quants(packed, quants);
+    }
+
+    #[inline(always)]
+    pub(super) fn unpack_quants(self, packed: &[u8], quants: &mut [u8]) {
+        let blocks = quants.chunks_exact_mut(self.block_len()).zip(packed.chunks_exact(self.block_bytes()));
+        for (quants, block) in blocks {
             match self {
-                BlockFormat::Q4_0 | BlockFormat::Iq4Nl => {
-                    row.scales[0] = float(&block[..2]);
-                    nibbles(&block[2..], row.quants);
-                }
-                BlockFormat::Q4_1 => {
-                    (row.scales[0], row.offsets[0]) = (float(&block[..2]), float(&block[2..4]));
-                    nibbles(&block[4..], row.quants);
-                }
+                BlockFormat::Q4_0 | BlockFormat::Iq4Nl => nibbles(&block[2..], quants),
+                BlockFormat::Q4_1 => nibbles(&block[4..], quants),
                 BlockFormat::Q5_0 => {
-                    row.scales[0] = float(&block[..2]);
-                    nibbles(&block[6..], row.quants);
-                    fifth_bits(&block[2..6], row.quants);
+                    nibbles(&block[6..], quants);
+                    fifth_bits(&block[2..6], quants);
                 }
                 BlockFormat::Q5_1 => {
-                    (row.scales[0], row.offsets[0]) = (float(&block[..2]), float(&block[2..4]));
-                    nibbles(&block[8..], row.quants);
-                    fifth_bits(&block[4..8], row.quants);
+                    nibbles(&block[8..], quants);
+                    fifth_bits(&block[4..8], quants);
                 }
                 BlockFormat::Q8_0 => {
-                    row.scales[0] = float(&block[..2]);
-                    for (quant, &byte) in row.quants.iter_mut().zip(&block[2..]) {
-                        // From two's complement to 128 more than the number.
-                        *quant = byte ^ 0x80;
-                    }
+                    // From two's complement to 128 more than the number.
+                    words(&block[2..2 + PLAIN], quants, |_, word| word ^ (128 * ONES));
                 }
-                BlockFormat::Q2K => two_bits(&block[16..80], row.quants),
+                BlockFormat::Q2K => two_bits(&block[16..80], quants),
                 BlockFormat::Q3K => {
-                    two_bits(&block[32..96], row.quants);
-                    high_bits(&block[..32], 2, row.quants);
+                    two_bits(&block[32..96], quants);
+                    high_bits(&block[..32], 2, quants);
                 }
-                BlockFormat::Q4K => nibble_pairs(&block[16..], row.quants),
+                BlockFormat::Q4K => nibble_pairs(&block[16..], quants),
                 BlockFormat::Q5K => {
-                    nibble_pairs(&block[48..], row.quants);
-                    high_bits(&block[16..48], 4, row.quants);
+                    nibble_pairs(&block[48..], quants);
+                    high_bits(&block[16..48], 4, quants);
                 }
-                BlockFormat::Q6K => six_bits(block, row.quants),
+                BlockFormat::Q6K => six_bits(block, quants),
             }
         }
     }
 }
 
-#[inline]
-fn float(bytes: &[u8]) -> f32 {
-    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
-}
-
-/// Sixteen bytes: their low halves, then their high ones.
-#[inline]
-fn nibbles(bytes: &[u8], quants: &mut [u8]) {
-    let (low, high) = quants.split_at_mut(16);
-    for ((low, high), byte) in low.iter_mut().zip(high).zip(&bytes[..16]) {
-        (*low, *high) = (byte & 15, byte >> 4);
+/// Eight bytes at a time, as a word: the compiler makes vectors of words, and of bytes it often does not.
+#[inline(always)]
+fn words(bytes: &[u8], quants: &mut [u8], change: impl Fn(u64, u64) -> u64) {
+    for (quants, bytes) in quants.as_chunks_mut::<8>().0.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *quants = change(u64::from_le_bytes(*quants), u64::from_le_bytes(*bytes)).to_le_bytes();
     }
 }
 
+/// The lowest bit of every byte of a word.
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+
+/// Sixteen bytes: their low halves, then their high ones.
+#[inline(always)]
+fn nibbles(bytes: &[u8], quants: &mut [u8]) {
+    let (low, high) = quants[..PLAIN].split_at_mut(16);
+    words(bytes, low, |_, word| word & (15 * ONES));
+    words(bytes, high, |_, word| (word >> 4) & (15 * ONES));
+}
+
 /// 32 bytes for each 64 weights: their low halves, then their high ones.
-#[inline]
+#[inline(always)]
 fn nibble_pairs(bytes: &[u8], quants: &mut [u8]) {
     for (quants, bytes) in quants.chunks_exact_mut(64).zip(bytes.chunks_exact(32)) {
         let (low, high) = quants.split_at_mut(32);
-        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-            (*low, *high) = (byte & 15, byte >> 4);
-        }
+        words(bytes, low, |_, word| word & (15 * ONES));
+        words(bytes, high, |_, word| (word >> 4) & (15 * ONES));
     }
 }
 
 /// The fifth bit of each of 32 weights.
-#[inline]
+#[inline(always)]
 fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
     let word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     for (i, quant) in quants.iter_mut().enumerate() {
@@ -247,24 +262,20 @@ fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
 }
 
 /// 32 bytes for each 128 weights: the lowest pair of bits of all of them, then the next.
-#[inline]
+#[inline(always)]
 fn two_bits(bytes: &[u8], quants: &mut [u8]) {
     for (quants, bytes) in quants.chunks_exact_mut(128).zip(bytes.chunks_exact(32)) {
         for (pair, quants) in quants.chunks_exact_mut(32).enumerate() {
-            for (quant, byte) in quants.iter_mut().zip(bytes) {
-                *quant = (byte >> (2 * pair)) & 3;
-            }
+            words(bytes, quants, |_, word| (word >> (2 * pair)) & (3 * ONES));
         }
     }
 }
 
 /// 32 bytes: the lowest bit of all of them belongs to the first 32 weights, as bit `place` of each; and so on.
-#[inline]
+#[inline(always)]
 fn high_bits(bytes: &[u8], place: usize, quants: &mut [u8]) {
     for (bit, quants) in quants.chunks_exact_mut(32).enumerate() {
-        for (quant, byte) in quants.iter_mut().zip(bytes) {
-            *quant |= ((byte >> bit) & 1) << place;
-        }
+        words(bytes, quants, |quants, word| quants | ((word >> bit) & ONES) << place);
     }
 }
 
@@ -291,15 +302,14 @@ fn six_bit_scales(packed: &[u8], scales: &mut [i8; 16], mins: &mut [u8; 16]) {
 }
 
 /// Q6_K: the low four bits in pairs of quarters, and the high two.
-#[inline]
+#[inline(always)]
 fn six_bits(block: &[u8], quants: &mut [u8]) {
     for (half, quants) in quants.chunks_exact_mut(128).enumerate() {
         let (low, high) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);
         for (quarter, quants) in quants.chunks_exact_mut(32).enumerate() {
             let low = &low[quarter % 2 * 32..][..32];
-            for ((quant, low), high) in quants.iter_mut().zip(low).zip(high) {
-                *quant = ((low >> (quarter / 2 * 4)) & 15) | ((high >> (quarter * 2)) & 3) << 4;
-            }
+            words(low, quants, |_, low| (low >> (quarter / 2 * 4)) & (15 * ONES));
+            words(high, quants, |quants, high| quants | ((high >> (quarter * 2)) & (3 * ONES)) << 4);
         }
     }
 }

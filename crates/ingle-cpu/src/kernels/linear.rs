@@ -127,7 +127,8 @@ impl Product<'_> {
         let threads = cx.pool.threads();
         let long = LONG / kernel.panel_bytes().max(1);
         let together = long.min(panels * blocks / threads).max(panels * blocks / (8 * threads)).clamp(1, panels);
-        let chunks = panels.div_ceil(together);
+        // As many chunks to each thread: a thread that was given one more would be waited for.
+        let chunks = panels.div_ceil(together).next_multiple_of(threads).min(panels);
         // As even as whole panels allow.
         let chunk_start = |chunk: usize| chunk * panels / chunks;
         let to = Pointer(out.as_mut_ptr());

@@ -90,9 +90,10 @@ impl fmt::Debug for CpuDevice {
 
 /// The inputs as they are. Few operations read a packed weight; for the others it is unpacked.
 fn storages(cx: &Context, op: &Op, inputs: Vec<Tensor>) -> Result<Vec<CpuStorage>> {
-    let reads_packed = matches!(op, Op::Linear | Op::TakeRows | Op::Pack);
+    let reads_packed = matches!(op, Op::Linear | Op::TakeRows | Op::Pack | Op::Permute { .. });
+    let reads_across = matches!(op, Op::Linear | Op::Permute { .. });
     let storage = |tensor| match CpuStorage::of(op.name(), tensor) {
-        Ok(storage) if !reads_packed => storage.plain(cx),
+        Ok(storage) if !reads_packed || !(reads_across || storage.layout().is_contiguous()) => storage.plain(cx),
         storage => storage,
     };
     inputs.into_iter().map(storage).collect()
@@ -131,8 +132,7 @@ impl Device for CpuDevice {
             }
             Op::Permute { axes } => {
                 let [x] = take(cx, op, inputs)?;
-                let layout = x.layout().permute(axes);
-                Ok(x.view(layout))
+                views::permute(cx, x, axes)
             }
             Op::Slice { axis, start, step, .. } => {
                 let [x] = take(cx, op, inputs)?;

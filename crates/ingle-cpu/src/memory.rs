@@ -87,10 +87,14 @@ impl MemoryPool {
     }
 
     /// A buffer of zeros for what lasts, such as weights. Such buffers lie side by side on large pages, and are not
-    /// kept for reuse.
+    /// kept for reuse; unless more is kept than usual, as in a training, whose weights are packed anew at every step.
     pub(crate) fn take_lasting(self: &Arc<Self>, len: usize) -> Result<Buffer> {
         let capacity = len.next_multiple_of(ALIGNMENT);
         let mut state = self.lock();
+        if state.cache_limit > DEFAULT_CACHE_LIMIT {
+            drop(state);
+            return self.take(len, Contents::Zeros);
+        }
         state.reserve(capacity)?;
         let fits = state.slab.as_ref().is_some_and(|slab| slab.left() >= capacity);
         if !fits {
@@ -161,9 +165,10 @@ impl State {
     }
 
     /// What may be cached: without being asked little; with a limit beyond that, what makes no more with live memory
-    /// than was live once.
+    /// than was live once and an eighth, for buffers of one size do not serve those of another.
     fn room(&self) -> usize {
-        let once_live = self.memory.peak.saturating_sub(self.memory.active);
+        let Memory { active, peak, .. } = self.memory;
+        let once_live = (peak + peak / 8).saturating_sub(active);
         self.cache_limit.min(once_live.max(DEFAULT_CACHE_LIMIT))
     }
 
@@ -177,14 +182,21 @@ impl State {
         }
     }
 
-    /// Frees the largest buffers first until at most `limit` bytes are cached.
+    /// Frees buffers until at most `limit` bytes are cached: one that is just large enough, else the largest first.
     fn shrink_cache(&mut self, limit: usize) {
+        if self.memory.cached <= limit {
+            return;
+        }
+        self.free.retain(|_, buffers| !buffers.is_empty());
         while self.memory.cached > limit {
-            let Some(mut entry) = self.free.last_entry() else { return };
-            match entry.get_mut().pop() {
-                Some(allocation) => self.memory.cached -= allocation.capacity,
-                None => {
-                    entry.remove();
+            let surplus = self.memory.cached - limit;
+            let enough = self.free.range(surplus..).next().or_else(|| self.free.last_key_value());
+            let Some(capacity) = enough.map(|(&capacity, _)| capacity) else { return };
+            if let Some(buffers) = self.free.get_mut(&capacity) {
+                buffers.pop();
+                self.memory.cached -= capacity;
+                if buffers.is_empty() {
+                    self.free.remove(&capacity);
                 }
             }
         }
@@ -194,7 +206,9 @@ impl State {
         let capacity = allocation.capacity;
         self.memory.active -= capacity;
         let kept = allocation.reuse == Reuse::Kept;
-        if kept && capacity > 0 && self.memory.cached + capacity <= self.room() {
+        let room = self.room();
+        if kept && capacity > 0 && capacity <= room {
+            self.shrink_cache(room - capacity);
             self.memory.cached += capacity;
             self.free.entry(capacity).or_default().push(allocation);
         }
@@ -461,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn more_is_cached_than_usual_but_never_more_than_was_live_ugly() -> Result<()> {
+    fn more_is_cached_than_usual_but_little_more_than_was_live_ugly() -> Result<()> {
         // Nobody touches it, so that it takes no memory.
         const LARGE: usize = DEFAULT_CACHE_LIMIT - DEFAULT_CACHE_LIMIT / 4;
         let pool = MemoryPool::new();
@@ -475,6 +489,18 @@ mod tests {
         assert_eq!(pool.memory().cached, LARGE);
         drop(other);
         assert!(pool.memory().cached <= 2 * LARGE);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_just_large_enough_makes_room_ugly() -> Result<()> {
+        let pool = MemoryPool::new();
+        let buffers = [1 << 20, 2 << 20, 64 << 20].map(|len| pool.take(len, Contents::Anything));
+        drop(buffers);
+        pool.set_cache_limit(Some(66 << 20));
+        assert_eq!(pool.memory().cached, 66 << 20);
+        drop(pool.take(4 << 20, Contents::Anything)?);
+        assert_eq!(pool.memory().cached, 6 << 20, "4 of 66 are to go, and 2 would not be enough");
         Ok(())
     }
 

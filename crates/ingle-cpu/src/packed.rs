@@ -16,6 +16,7 @@ use self::groups::GroupPanels;
 use crate::kernels::Context;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::elements_mut;
+use crate::layout::Layout;
 use crate::memory::Buffer;
 #[cfg(target_arch = "x86_64")]
 use crate::memory::Contents;
@@ -35,6 +36,12 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
+    /// Rows of the packed matrix, of which `layout` is that of the whole or of the transpose.
+    pub(crate) fn rows_of(&self, layout: &Layout) -> usize {
+        let transposed = usize::from(!layout.is_contiguous());
+        layout.shape()[transposed]
+    }
+
     /// Row-major elements of the rows `rows` of a packed weight, one after another, as `dtype`.
     pub(crate) fn rows(&self, cx: &Context, packed: &[u8], rows: &[usize], dtype: DType) -> Result<Buffer> {
         match self {

@@ -16,7 +16,7 @@ pub(crate) struct CpuStorage {
     buffer: Arc<Buffer>,
     layout: Layout,
     dtype: DType,
-    /// How the buffer is packed, if it is; the layout is then that of the whole, row-major.
+    /// How the buffer is packed, if it is; the layout is then that of the whole, row-major or of its transpose.
     packing: Option<Packing>,
 }
 
@@ -59,7 +59,7 @@ impl CpuStorage {
     /// The same tensor, row-major if it was packed: what every operation but a few looks at.
     pub(crate) fn plain(self, cx: &Context) -> Result<Self> {
         let Some(packing) = self.packing else { return Ok(self) };
-        let rows: Vec<usize> = (0..self.layout.shape()[0]).collect();
+        let rows: Vec<usize> = (0..packing.rows_of(&self.layout)).collect();
         let buffer = packing.rows(cx, self.bytes(), &rows, self.dtype)?;
         Ok(CpuStorage::new(buffer, self.layout, self.dtype))
     }

@@ -220,3 +220,28 @@ fn empty_products_are_empty_ugly() {
         assert_eq!(zeros.to_vec::<f32>().unwrap(), [0.0; 6]);
     }
 }
+
+#[test]
+fn the_transpose_of_a_packed_weight_is_the_weights_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for [n, k] in [[1, 5], [3, 1], [64, 64], [65, 130], [130, 67], [200, 33]] {
+            let packed = dense(&device, DType::BF16, [n, k]);
+            let plain = Tensor::from_slice(&device, &packed.to_f32_vec().unwrap(), [n, k]).unwrap();
+            let (packed, plain) = (packed.permute(&[1, 0]).unwrap(), plain.cast(DType::BF16).unwrap());
+            let plain = plain.permute(&[1, 0]).unwrap();
+            let what = format!("{isa}: [{n}, {k}]");
+            assert_eq!(packed.to_f32_vec().unwrap(), plain.to_f32_vec().unwrap(), "{what}");
+            let x = input(&device, [7, n]);
+            let products = [&packed, &plain].map(|weight| x.linear(weight, None).unwrap().to_vec::<f32>().unwrap());
+            assert_eq!(products[0], products[1], "{what}");
+            let back = packed.permute(&[1, 0]).unwrap();
+            let rows = Tensor::from_slice(&device, &[n as i32 - 1, 0], [2]).unwrap();
+            let wanted = plain.permute(&[1, 0]).unwrap().take_rows(&rows).unwrap().to_f32_vec().unwrap();
+            assert_eq!(back.take_rows(&rows).unwrap().to_f32_vec().unwrap(), wanted, "{what}");
+            let first = Tensor::from_slice(&device, &[k as i32 - 1], [1]).unwrap();
+            let wanted = plain.take_rows(&first).unwrap().to_f32_vec().unwrap();
+            assert_eq!(packed.take_rows(&first).unwrap().to_f32_vec().unwrap(), wanted, "{what}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use ingle_tensor::DType;
 use ingle_tensor::Result;
 
 use self::operands::{First, Panels, Word};
-use super::linear::{PanelKernel, Product, tiles};
+use super::linear::{PanelKernel, Product, Start, tiles};
 use super::{Context, elements_mut};
 use crate::layout::Layout;
 use crate::memory::Contents;
@@ -81,7 +81,8 @@ fn of_words<F: Word>(
     let steps = k.div_ceil(F::Factor::DEPTH);
     let first = First::new::<F>(cx, x)?;
     let second = Panels::pack::<F>(cx, w)?;
-    let kernel = Gemm { multiplier, first: &first, second: second.words(), steps, n };
+    let start = if bias.is_none() { Start::Zero } else { Start::There };
+    let kernel = Gemm { multiplier, first: &first, second: second.words(), steps, n, start };
     kernel.check(m);
     Product { m, n, k, bias }.run(cx, op, out, &kernel)
 }
@@ -102,6 +103,7 @@ struct Gemm<'a, F: Word> {
     /// Words of a row.
     steps: usize,
     n: usize,
+    start: Start,
 }
 
 impl<F: Word> Gemm<'_, F> {
@@ -116,6 +118,11 @@ impl<F: Word> Gemm<'_, F> {
 impl<F: Word> PanelKernel for Gemm<'_, F> {
     fn panel_bytes(&self) -> usize {
         self.steps * PANEL * size_of::<u32>()
+    }
+
+    fn start(&self) -> Start {
+        // Without steps there is no sum to begin.
+        if self.steps == 0 { Start::There } else { self.start }
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
@@ -159,6 +166,7 @@ impl<F: Word> ProductKernel<F> for Block<'_, F> {
                                 out: self.out.add((row - self.rows.start) * n + column),
                                 out_stride: n,
                                 columns: group.min(self.columns - column),
+                                start: if strip == 0 { self.gemm.start } else { Start::There },
                             };
                             match tile.len() {
                                 1 => part.compute::<F, P, 1>(),
@@ -195,6 +203,7 @@ struct Part {
     out_stride: usize,
     /// Those that are wanted, of [`WIDTH`] vectors.
     columns: usize,
+    start: Start,
 }
 
 impl Part {
@@ -208,8 +217,10 @@ impl Part {
                 return;
             }
             let mut spare = [[0.0f32; WIDEST]; R];
-            for (r, spare) in spare.iter_mut().enumerate() {
-                self.out.add(r * self.out_stride).copy_to_nonoverlapping(spare.as_mut_ptr(), self.columns);
+            if self.start == Start::There {
+                for (r, spare) in spare.iter_mut().enumerate() {
+                    self.out.add(r * self.out_stride).copy_to_nonoverlapping(spare.as_mut_ptr(), self.columns);
+                }
             }
             self.add::<F, P, R>(spare.as_mut_ptr().cast(), WIDEST);
             for (r, spare) in spare.iter().enumerate() {
@@ -225,9 +236,11 @@ impl Part {
         // SAFETY: as above.
         unsafe {
             let mut sums = [[P::zero(); WIDTH]; R];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum = P::load_sums(out.add(r * stride + c * P::LANES));
+            if self.start == Start::There {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = P::load_sums(out.add(r * stride + c * P::LANES));
+                    }
                 }
             }
             for s in 0..self.length {

@@ -34,7 +34,8 @@ pub(crate) fn linear(
 ) -> Result<CpuStorage> {
     let x = x.plain(cx)?;
     let bias = bias.map(|bias| bias.plain(cx)).transpose()?;
-    let Some(packing) = weight.packing() else { return matmul::linear(cx, [x, weight], bias, output) };
+    let packing = weight.packing().filter(|_| weight.layout().is_contiguous());
+    let Some(packing) = packing else { return matmul::linear(cx, [x, weight], bias, output) };
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
     let [n, k] = sizes(weight.layout().shape());
@@ -45,7 +46,7 @@ pub(crate) fn linear(
         Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
             in_dtype(cx, "linear", output, |out| {
-                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), [m, n, k]))
+                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product))
             })
         }
         Packing::Groups(group_panels) => {
@@ -103,12 +104,26 @@ pub(super) trait PanelKernel: Sync {
     /// Bytes of a panel.
     fn panel_bytes(&self) -> usize;
 
+    /// What it adds to.
+    fn start(&self) -> Start {
+        Start::There
+    }
+
     /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
     /// wanted.
     ///
     /// # Safety
     /// `out` points to the first row's output of the panel's first row, and rows of it are `n` apart.
     unsafe fn panel(&self, panel: usize, rows: std::ops::Range<usize>, columns: usize, out: *mut f32);
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Nothing: what is there is overwritten.
+    Zero,
+    /// What is there.
+    There,
 }
 
 impl Product<'_> {
@@ -140,7 +155,8 @@ impl Product<'_> {
                 let columns = PANEL.min(n - first);
                 // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
                 unsafe {
-                    for row in rows.clone() {
+                    let given = if kernel.start() == Start::There { rows.clone() } else { 0..0 };
+                    for row in given {
                         let out = std::slice::from_raw_parts_mut(to.get().add(row * n + first), columns);
                         match bias {
                             Some(bias) => out.copy_from_slice(&bias[first..first + columns]),

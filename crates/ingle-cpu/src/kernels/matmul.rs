@@ -30,6 +30,9 @@ use crate::storage::CpuStorage;
 /// Bytes of the second operand that a chunk of work keeps in the second cache.
 const CACHED: usize = 256 * 1024;
 
+/// Up to so many elements a dot product is too short for vectors along it: they lie across several of them.
+const SHORT: usize = 16;
+
 /// Rows of a first operand in a chunk of work.
 const ROWS: usize = 96;
 
@@ -245,7 +248,7 @@ pub(crate) fn linear(
 ) -> Result<CpuStorage> {
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
-    if gemm::is_transposed(weight.layout()) {
+    if gemm::is_transposed(weight.layout()) || (1..=SHORT).contains(&weight.layout().shape()[1]) {
         return in_dtype(cx, "linear", output, |out| gemm::product(cx, "linear", [x, weight], bias, out));
     }
     let weight = contiguous(cx, weight)?;

@@ -4,7 +4,7 @@
 use ingle_tensor::{Result, RopeLayout, Spec};
 
 use super::rows::packed;
-use super::{Context, Pieces, contiguous, contiguous_f32, in_dtype};
+use super::{Context, Pieces, cast, contiguous, contiguous_f32, in_dtype};
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
@@ -19,23 +19,28 @@ pub(crate) fn rope(
     output: &Spec,
 ) -> Result<CpuStorage> {
     let (heads, width) = (output.shape[1], output.shape[2]);
-    let x = contiguous_f32(cx, x)?;
-    let x = packed::<f32>(&x);
+    let mut x = contiguous_f32(cx, x)?;
     let positions = contiguous(cx, positions)?;
     let positions = packed::<i32>(&positions);
     let frequencies = contiguous_f32(cx, frequencies)?;
     let frequencies = packed::<f32>(&frequencies);
     let half = frequencies.len();
+    let work = Pieces { size: heads * width, cost: 4 };
+    let turn = |token: usize, out: &mut [f32]| {
+        let mut table = vec![0.0; 2 * half];
+        let (cos, sin) = table.split_at_mut(half);
+        cx.isa.dispatch(Turns { position: positions[token] as f32, frequencies, cos, sin });
+        cx.isa.dispatch(Turn { layout, cos, sin, width, heads: out });
+    };
+    if let Some(own) = x.donated::<f32>() {
+        cx.pieces("rope", own, work, turn)?;
+        return cast::cast(cx, x, output.dtype);
+    }
+    let x = packed::<f32>(&x);
     in_dtype(cx, "rope", output, |out| {
-        let work = Pieces { size: heads * width, cost: 4 };
         cx.pieces("rope", out, work, |token, out| {
-            let mut table = vec![0.0; 2 * half];
-            let (cos, sin) = table.split_at_mut(half);
-            cx.isa.dispatch(Turns { position: positions[token] as f32, frequencies, cos, sin });
-            let x = &x[token * heads * width..][..heads * width];
-            for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-                cx.isa.dispatch(Turn { layout, x, cos, sin, out });
-            }
+            out.copy_from_slice(&x[token * heads * width..][..heads * width]);
+            turn(token, out);
         })
     })
 }
@@ -98,13 +103,14 @@ fn cos_sin(angle: f32) -> (f32, f32) {
     (c as f32, s as f32)
 }
 
-/// One head's features, turned.
+/// Turns the features of a token's heads, in place.
 struct Turn<'a> {
     layout: RopeLayout,
-    x: &'a [f32],
     cos: &'a [f32],
     sin: &'a [f32],
-    out: &'a mut [f32],
+    /// Features of a head.
+    width: usize,
+    heads: &'a mut [f32],
 }
 
 impl Kernel for Turn<'_> {
@@ -112,28 +118,26 @@ impl Kernel for Turn<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Turn { layout, x, cos, sin, out } = self;
+        let Turn { layout, cos, sin, width, heads } = self;
         let half = cos.len();
-        let (turned, rest) = x.split_at(2 * half);
-        let (turned_out, rest_out) = out.split_at_mut(2 * half);
-        match layout {
-            RopeLayout::Halves => {
-                let (a, b) = turned.split_at(half);
-                let (first, second) = turned_out.split_at_mut(half);
-                for j in 0..half {
-                    first[j] = a[j] * cos[j] - b[j] * sin[j];
-                    second[j] = b[j] * cos[j] + a[j] * sin[j];
+        let turn = |a: &mut f32, b: &mut f32, (cos, sin): (&f32, &f32)| {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        };
+        for head in heads.chunks_exact_mut(width) {
+            let turns = cos.iter().zip(sin);
+            match layout {
+                RopeLayout::Halves => {
+                    let (first, second) = head[..2 * half].split_at_mut(half);
+                    first.iter_mut().zip(second).zip(turns).for_each(|((a, b), by)| turn(a, b, by));
                 }
-            }
-            RopeLayout::Interleaved => {
-                for j in 0..half {
-                    let (a, b) = (turned[2 * j], turned[2 * j + 1]);
-                    turned_out[2 * j] = a * cos[j] - b * sin[j];
-                    turned_out[2 * j + 1] = b * cos[j] + a * sin[j];
+                RopeLayout::Interleaved => {
+                    for (pair, by) in head.chunks_exact_mut(2).zip(turns) {
+                        let (a, b) = pair.split_at_mut(1);
+                        turn(&mut a[0], &mut b[0], by);
+                    }
                 }
             }
         }
-        rest_out.copy_from_slice(rest);
     }
 }
 

@@ -3,10 +3,11 @@
 
 use ingle_tensor::{DType, Element, Error, Result, Spec};
 
-use super::{BLOCK, Context, Pieces, contiguous, elements_mut, views};
+use super::{BLOCK, Context, Pieces, Pointer, contiguous, elements_mut, views};
 use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::number::{Float, with_float};
+use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
 /// An index tensor's values, each checked against the length of the axis it points into.
@@ -65,7 +66,7 @@ pub(crate) fn write(cx: &Context, [target, rows, index]: [CpuStorage; 3]) -> Res
         return write_each::<i8, i8>(cx, target, &rows, index, <[i8]>::copy_from_slice);
     }
     with_float!("write_rows", to, To => with_float!("write_rows", from, From => {
-        write_each::<To, From>(cx, target, &rows, index, |to, from| convert(from, to))
+        write_each::<To, From>(cx, target, &rows, index, |to, from| cx.isa.dispatch(Convert { from, to }))
     }))
 }
 
@@ -75,7 +76,7 @@ fn write_each<To: Element, From: Element>(
     target: CpuStorage,
     rows: &CpuStorage,
     index: &[i32],
-    convert: impl Fn(&mut [To], &[From]),
+    convert: impl Fn(&mut [To], &[From]) + Sync,
 ) -> Result<CpuStorage> {
     let rows = packed::<From>(rows);
     let mut target = target;
@@ -87,11 +88,34 @@ fn write_each<To: Element, From: Element>(
     if width == 0 {
         return Ok(target);
     }
-    for (row, &i) in rows.chunks_exact(width).zip(index) {
-        let place = &mut out[i as usize * width..][..width];
-        convert(place, row);
+    let places = out.len() / width;
+    if rows.len() < SEVERAL || !differ(index, places) {
+        for (row, &i) in rows.chunks_exact(width).zip(index) {
+            convert(&mut out[i as usize * width..][..width], row);
+        }
+        return Ok(target);
     }
+    let start = Pointer(out.as_mut_ptr());
+    let together = (SEVERAL / width).max(1);
+    cx.parallel("write_rows", (index.len().div_ceil(together), rows.len()), |chunk| {
+        let first = chunk * together;
+        let index = &index[first..(first + together).min(index.len())];
+        for (row, &i) in rows[first * width..].chunks_exact(width).zip(index) {
+            // SAFETY: the indices were checked and found to differ, so that each place is one row's; the target
+            // outlives the call.
+            convert(unsafe { std::slice::from_raw_parts_mut(start.get().add(i as usize * width), width) }, row);
+        }
+    })?;
     Ok(target)
+}
+
+/// Elements from which on rows are written by several threads, each so many at a time.
+const SEVERAL: usize = 32 << 10;
+
+/// Whether numbers below `len` all differ.
+fn differ(index: &[i32], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    index.iter().all(|&i| !std::mem::replace(&mut seen[i as usize], true))
 }
 
 /// [`ingle_tensor::Op::AddRows`].
@@ -144,16 +168,67 @@ fn add_as<T: Float>(cx: &Context, rows: &CpuStorage, index: &[i32], output: &Spe
 }
 
 /// Rounds a row of one float type to another.
-fn convert<From: Float, To: Float>(from: &[From], to: &mut [To]) {
-    let mut scratch = [0.0; BLOCK];
-    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
-        match From::as_wide(from) {
-            Some(wide) => To::narrow_all(wide, to),
-            None => {
-                let wide = &mut scratch[..from.len()];
-                From::widen_all(from, wide);
-                To::narrow_all(wide, to);
+struct Convert<'a, From, To> {
+    from: &'a [From],
+    to: &'a mut [To],
+}
+
+impl<From: Float, To: Float> Kernel for Convert<'_, From, To> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let mut scratch = [0.0; BLOCK];
+        for (from, to) in self.from.chunks(BLOCK).zip(self.to.chunks_mut(BLOCK)) {
+            match From::as_wide(from) {
+                Some(wide) => To::narrow_all(wide, to),
+                None => {
+                    let wide = &mut scratch[..from.len()];
+                    From::widen_all(from, wide);
+                    To::narrow_all(wide, to);
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ingle_tensor::Shape;
+
+    use super::*;
+    use crate::memory::MemoryPool;
+    use crate::pool::ThreadPool;
+    use crate::simd::Isa;
+
+    /// Writes rows of `width` equal numbers, the number of each; gives the first number of each place.
+    fn written(index: &[i32], places: usize, width: usize) -> Vec<f32> {
+        let cx = Context { pool: ThreadPool::new(2), memory: MemoryPool::new(), isa: Isa::best() };
+        let target = cx.make::<half::bf16>(&Shape::from([places, width]), |out| {
+            out.fill(half::bf16::from_f32(-1.0));
+            Ok(())
+        });
+        let rows = cx.make::<f32>(&Shape::from([index.len(), width]), |out| {
+            out.chunks_mut(width).zip(0u8..).for_each(|(row, number)| row.fill(number.into()));
+            Ok(())
+        });
+        let index_of = cx.make::<i32>(&Shape::from([index.len()]), |out| {
+            out.copy_from_slice(index);
+            Ok(())
+        });
+        let written = write(&cx, [target.unwrap(), rows.unwrap(), index_of.unwrap()]).unwrap();
+        let rows = packed::<half::bf16>(&written).chunks(width);
+        rows.map(|row| if row.iter().all(|x| *x == row[0]) { row[0].to_f32() } else { f32::NAN }).collect()
+    }
+
+    #[test]
+    fn many_rows_go_to_their_places_good() {
+        assert_eq!(written(&[4, 0, 2], 5, SEVERAL), [1.0, -1.0, 2.0, -1.0, 0.0]);
+        assert_eq!(written(&[4, 0, 2], 5, 8), [1.0, -1.0, 2.0, -1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_last_of_rows_for_one_place_stays_ugly() {
+        assert_eq!(written(&[1, 0, 1], 2, SEVERAL), [1.0, 2.0]);
     }
 }

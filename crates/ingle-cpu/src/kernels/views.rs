@@ -3,10 +3,14 @@
 
 use ingle_tensor::{DType, Element, Result, Shape, Spec};
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm;
 use super::{BLOCK, Context, Pieces, contiguous, elements_mut};
 use crate::layout::{Layout, Run, Runs};
 use crate::memory::Contents;
 use crate::number::{Convert, with_number};
+#[cfg(target_arch = "x86_64")]
+use crate::packed::Packing;
 use crate::storage::CpuStorage;
 
 /// [`ingle_tensor::Op::Full`].
@@ -32,6 +36,19 @@ pub(crate) fn arange(cx: &Context, shape: &Shape) -> Result<CpuStorage> {
         }
         Ok(())
     })
+}
+
+/// [`ingle_tensor::Op::Permute`]. The transpose of a weight in pairs is a view of it, too.
+pub(crate) fn permute(cx: &Context, x: CpuStorage, axes: &[usize]) -> Result<CpuStorage> {
+    let layout = x.layout().permute(axes);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(Packing::Pairs { .. }) = x.packing() {
+        let turns = |from: &Layout, to: &Layout| from.is_contiguous() && gemm::is_transposed(to);
+        if turns(x.layout(), &layout) || turns(&layout, x.layout()) {
+            return Ok(x.view(layout));
+        }
+    }
+    Ok(x.plain(cx)?.view(layout))
 }
 
 /// [`ingle_tensor::Op::Reshape`].

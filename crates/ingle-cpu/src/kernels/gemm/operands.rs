@@ -6,7 +6,7 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
-use ingle_tensor::Result;
+use ingle_tensor::{DType, Result};
 
 use super::{is_transposed, rows_and_columns};
 use crate::kernels::{Context, Pieces, Pointer, contiguous, contiguous_f32, elements_mut};
@@ -14,6 +14,8 @@ use crate::memory::{Buffer, Contents};
 #[cfg(target_arch = "x86_64")]
 use crate::number::Number;
 use crate::number::{Float, with_float};
+#[cfg(target_arch = "x86_64")]
+use crate::packed::Packing;
 use crate::packed::{PANEL, panels};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Pairs;
@@ -23,21 +25,22 @@ use crate::storage::CpuStorage;
 /// Products whose factors fill words: one f32, or two bf16.
 pub(super) trait Word: Source<Factor: Factor<Lane = f32>> {
     /// The word of neighbouring elements; the second counts only where a word has two.
-    fn word(first: f32, second: f32) -> u32;
+    fn word<T: Float>(first: T, second: T) -> u32;
 }
 
 impl Word for Widened<f32> {
     #[inline(always)]
-    fn word(first: f32, _second: f32) -> u32 {
-        first.to_bits()
+    fn word<T: Float>(first: T, _second: T) -> u32 {
+        first.widen().to_bits()
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Word for Bf16Pairs {
     #[inline(always)]
-    fn word(first: f32, second: f32) -> u32 {
-        u32::from(bf16::narrow(first).to_bits()) | u32::from(bf16::narrow(second).to_bits()) << 16
+    fn word<T: Float>(first: T, second: T) -> u32 {
+        let bits = |x: T| u32::from(bf16::narrow(x.widen()).to_bits());
+        bits(first) | bits(second) << 16
     }
 }
 
@@ -97,7 +100,7 @@ fn words(bytes: &[u8]) -> &[u32] {
 /// Rows of words.
 pub(super) enum Rows {
     Packed(Buffer),
-    /// f32 without gaps are words as they are.
+    /// Without gaps f32 are words as they are, and so are bf16 of an even number.
     Own(CpuStorage),
 }
 
@@ -108,6 +111,9 @@ impl Rows {
         }
         let x = contiguous(cx, x)?;
         let [m, k] = rows_and_columns(x.layout());
+        if x.dtype() == DType::BF16 && k.is_multiple_of(2) && x.layout().offset().is_multiple_of(2) {
+            return Ok(Rows::Own(x));
+        }
         let steps = k.div_ceil(2);
         let mut buffer = cx.buffer::<u32>(m * steps, Contents::Anything)?;
         with_float!("linear", x.dtype(), T => {
@@ -135,10 +141,10 @@ impl<T: Float, F: Word> Kernel for Neighbours<'_, T, F> {
         let depth = F::Factor::DEPTH;
         let (whole, rest) = self.from.split_at(self.from.len() / depth * depth);
         for (to, from) in self.to.iter_mut().zip(whole.chunks_exact(depth)) {
-            *to = F::word(from[0].widen(), from[depth - 1].widen());
+            *to = F::word(from[0], from[depth - 1]);
         }
         if let (Some(to), Some(last)) = (self.to.last_mut(), rest.first()) {
-            *to = F::word(last.widen(), 0.0);
+            *to = F::word(*last, T::narrow(0.0));
         }
     }
 }
@@ -152,6 +158,11 @@ const TOGETHER: usize = 32;
 
 impl Panels {
     pub(super) fn pack<F: Word>(cx: &Context, matrix: CpuStorage) -> Result<Panels> {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(Packing::Pairs { .. }), 2) = (matrix.packing(), F::Factor::DEPTH) {
+            return Panels::of_pairs(cx, &matrix);
+        }
+        let matrix = matrix.plain(cx)?;
         let transposed = is_transposed(matrix.layout());
         let matrix = if transposed { matrix } else { contiguous(cx, matrix)? };
         let [n, k] = rows_and_columns(matrix.layout());
@@ -181,8 +192,61 @@ impl Panels {
         Ok(Panels(buffer))
     }
 
+    /// The transpose of a packed weight of pairs, as `matrix` is a view of it.
+    #[cfg(target_arch = "x86_64")]
+    fn of_pairs(cx: &Context, matrix: &CpuStorage) -> Result<Panels> {
+        let [n, k] = rows_and_columns(matrix.layout());
+        // A panel of the weight has as many rows as are packed together, in twos.
+        const { assert!(TOGETHER * 2 == PANEL) };
+        let (steps, words_of_row) = (k.div_ceil(2), n.div_ceil(2));
+        let mut buffer = cx.buffer::<u32>(panels(n) * PANEL * steps, Contents::Anything)?;
+        let to = Pointer(elements_mut::<u32>(&mut buffer).as_mut_ptr());
+        let weight = words(matrix.bytes());
+        let cost = (panels(n) * PANEL * steps).saturating_mul(2);
+        cx.parallel("linear", (panels(k), cost), |chunk| {
+            let from = &weight[chunk * PANEL * words_of_row..][..PANEL * words_of_row];
+            let here = chunk * TOGETHER..((chunk + 1) * TOGETHER).min(steps);
+            for (panel, from) in from.chunks(TOGETHER * PANEL).enumerate() {
+                // SAFETY: as in `pack`.
+                let to = unsafe {
+                    let first = to.get().add((panel * steps + here.start) * PANEL);
+                    std::slice::from_raw_parts_mut(first, here.len() * PANEL)
+                };
+                cx.isa.dispatch(Turned { from, to });
+            }
+        })?;
+        Ok(Panels(buffer))
+    }
+
     pub(super) fn words(&self) -> &[u32] {
         words(self.0.bytes())
+    }
+}
+
+/// A square of a weight's pairs, its rows in twos: each two rows' words become a step of the transpose.
+#[cfg(target_arch = "x86_64")]
+struct Turned<'a> {
+    from: &'a [u32],
+    to: &'a mut [u32],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for Turned<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Turned { from, to } = self;
+        let wanted = 2 * (from.len() / PANEL);
+        for (step, to) in to.chunks_exact_mut(PANEL).enumerate() {
+            let (to, rest) = to.split_at_mut(wanted);
+            let twos = from.chunks_exact(PANEL).map(|words| [words[2 * step], words[2 * step + 1]]);
+            for (to, [first, second]) in to.chunks_exact_mut(2).zip(twos) {
+                to[0] = (first & 0xffff) | second << 16;
+                to[1] = first >> 16 | (second & 0xffff_0000);
+            }
+            rest.fill(0);
+        }
     }
 }
 
@@ -210,21 +274,19 @@ impl<T: Float, F: Word> Kernel for Across<'_, T, F> {
     fn run<S: Simd>(self) {
         let Part { from, stride, k, rows, first, to, .. } = self.0;
         let depth = F::Factor::DEPTH;
-        // What is past the last row or the last column stays zero.
-        let mut columns = [[0.0f32; PANEL]; 2];
+        let nothing = [T::narrow(0.0); PANEL];
         for (step, to) in (first..).zip(to.chunks_exact_mut(PANEL)) {
-            for (place, column) in columns.iter_mut().take(depth).enumerate() {
-                let at = step * depth + place;
-                if at < k {
-                    T::widen_all(&from[at * stride + rows.start..][..rows.len()], &mut column[..rows.len()]);
-                } else {
-                    column.fill(0.0);
-                }
-            }
-            let [even, odd] = &columns;
+            let column = |at: usize| match at < k {
+                true => &from[at * stride + rows.start..][..rows.len()],
+                false => &nothing[..rows.len()],
+            };
+            let (even, odd) = (column(step * depth), column(step * depth + depth - 1));
+            // What is past the last row is zero.
+            let (to, rest) = to.split_at_mut(rows.len());
             for ((to, even), odd) in to.iter_mut().zip(even).zip(odd) {
                 *to = F::word(*even, *odd);
             }
+            rest.fill(0);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use half::bf16;
 use ingle_tensor::{DType, Result};
 
-use super::{PanelKernel, tiles};
+use super::{PanelKernel, Product, Start, tiles};
 use crate::kernels::{Context, Pieces, cast, contiguous, elements_mut, rows::packed};
 use crate::layout::Layout;
 use crate::memory::Contents;
@@ -45,22 +45,30 @@ pub(super) struct Pairs<'a> {
     n: usize,
     /// Pairs of the inner axis.
     pairs: usize,
+    start: Start,
 }
 
 impl<'a> Pairs<'a> {
     /// `x` has `m` padded rows; the weight is packed, `[n, k]`.
-    pub(super) fn new(x: &'a [bf16], weight: &'a [u8], [m, n, k]: [usize; 3]) -> Self {
+    pub(super) fn new(x: &'a [bf16], weight: &'a [u8], product: &Product<'_>) -> Self {
+        let &Product { m, n, k, bias } = product;
         let pairs = padded(k) / 2;
+        // Without pairs there is no sum to begin.
+        let start = if bias.is_none() && pairs > 0 { Start::Zero } else { Start::There };
         // The bounds that the kernel relies on.
         assert!(x.len() >= m * pairs * 2, "x is shorter than its shape");
         assert!(weight.len() >= n.next_multiple_of(PANEL) * pairs * 4, "the weight is shorter than its shape");
-        Pairs { x, weight, n, pairs }
+        Pairs { x, weight, n, pairs, start }
     }
 }
 
 impl PanelKernel for Pairs<'_> {
     fn panel_bytes(&self) -> usize {
         self.pairs * PANEL * 4
+    }
+
+    fn start(&self) -> Start {
+        self.start
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
@@ -90,6 +98,7 @@ impl Pairs<'_> {
                         length,
                         out: out.add(tile.start * self.n),
                         out_stride: self.n,
+                        start: if strip == 0 { self.start } else { Start::There },
                         masks,
                     };
                     match tile.len() {
@@ -124,6 +133,7 @@ struct Part {
     length: usize,
     out: *mut f32,
     out_stride: usize,
+    start: Start,
     /// The lanes of each register that are wanted.
     masks: [__mmask16; WIDTH],
 }
@@ -135,9 +145,11 @@ impl Part {
         // SAFETY: the caller's pointers hold as many rows, pairs and outputs as it says.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); WIDTH]; R];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (c, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_maskz_loadu_ps(self.masks[c], self.out.add(r * self.out_stride + 16 * c));
+            if self.start == Start::There {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    for (c, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_maskz_loadu_ps(self.masks[c], self.out.add(r * self.out_stride + 16 * c));
+                    }
                 }
             }
             for pair in 0..self.length {

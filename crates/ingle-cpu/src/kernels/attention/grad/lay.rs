@@ -41,7 +41,7 @@ impl<F: Floats> ProductKernel<F> for Rows<'_, F> {
     }
 }
 
-/// Lanes of [`COLUMNS`] rows at a time, `columns` of them in all: lane `l` of row `r` goes to `l · columns + r`.
+/// Panels of [`COLUMNS`] rows, the lanes of each one after the other: what a tile reads lies together.
 pub(super) struct Across<'a, T> {
     /// Row by row, `width` factors each.
     pub(super) rows: &'a [T],
@@ -59,10 +59,8 @@ impl<T: Factor> Kernel for Across<'_, T> {
         let lanes = self.width / T::DEPTH;
         let from: &[u32] = cast_slice(self.rows);
         let to: &mut [u32] = bytemuck::cast_slice_mut(self.to);
-        let columns = from.len() / lanes;
-        for (block, from) in from.chunks_exact(COLUMNS * lanes).enumerate() {
-            for lane in 0..lanes {
-                let to = &mut to[lane * columns + block * COLUMNS..][..COLUMNS];
+        for (from, to) in from.chunks_exact(COLUMNS * lanes).zip(to.chunks_exact_mut(COLUMNS * lanes)) {
+            for (lane, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
                 for (to, row) in to.iter_mut().zip(from.chunks_exact(lanes)) {
                     *to = row[lane];
                 }
@@ -76,7 +74,17 @@ pub(super) struct Beside<'a, T> {
     /// Row by row, `width` factors each: an even number of them.
     pub(super) rows: &'a [T],
     pub(super) width: usize,
+    pub(super) order: Order,
     pub(super) to: &'a mut [T],
+}
+
+/// Where two rows' factors go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Behind those of the two before.
+    Lanes,
+    /// [`COLUMNS`] places at a time into panels, in each behind those of the two before.
+    Panels,
 }
 
 impl<T: Factor> Kernel for Beside<'_, T> {
@@ -84,11 +92,21 @@ impl<T: Factor> Kernel for Beside<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Beside { rows, width, to } = self;
-        for (rows, to) in rows.chunks_exact(2 * width).zip(to.chunks_exact_mut(2 * width)) {
+        let Beside { rows, width, order, to } = self;
+        let (rows, to): (&[u16], &mut [u32]) = (cast_slice(rows), bytemuck::cast_slice_mut(to));
+        let lanes = rows.len() / (2 * width).max(1);
+        for (lane, rows) in rows.chunks_exact(2 * width).enumerate() {
             let (first, second) = rows.split_at(width);
-            for ((to, first), second) in to.chunks_exact_mut(2).zip(first).zip(second) {
-                (to[0], to[1]) = (*first, *second);
+            let (first, second) = (first.as_chunks::<COLUMNS>().0, second.as_chunks::<COLUMNS>().0);
+            for (panel, (first, second)) in first.iter().zip(second).enumerate() {
+                let at = match order {
+                    Order::Lanes => lane * width + panel * COLUMNS,
+                    Order::Panels => (panel * lanes + lane) * COLUMNS,
+                };
+                let to = &mut to[at..at + COLUMNS];
+                for i in 0..COLUMNS {
+                    to[i] = u32::from(first[i]) | u32::from(second[i]) << 16;
+                }
             }
         }
     }

@@ -21,20 +21,56 @@ pub(super) struct Product<'a, F: Floats> {
     pub(super) sums: Sums<'a>,
 }
 
-/// The factors of a lane stand together; from row to row, and from lane to lane, it is so many factors.
+/// The factors of a lane stand together; from row to row, from lane to lane, and from [`COLUMNS`] rows to the next it is
+/// so many factors.
 #[derive(Clone, Copy)]
 pub(super) struct Left<'a, T> {
     pub(super) factors: &'a [T],
     pub(super) row: usize,
     pub(super) lane: usize,
+    pub(super) panel: usize,
 }
 
-/// The factors of a lane and column stand together, its columns one after the other.
+/// The factors of a lane and column stand together, [`COLUMNS`] columns one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct Right<'a, T> {
     pub(super) factors: &'a [T],
     /// Factors from lane to lane.
     pub(super) lane: usize,
+    /// Factors from [`COLUMNS`] columns to the next.
+    pub(super) panel: usize,
+}
+
+impl<'a, T: Factor> Left<'a, T> {
+    /// Rows of `width` factors, one after the other.
+    pub(super) fn rows(factors: &'a [T], width: usize) -> Self {
+        Left { factors, row: width, lane: T::DEPTH, panel: COLUMNS * width }
+    }
+
+    /// In panels of [`COLUMNS`] rows, each lane by lane.
+    pub(super) fn panels(factors: &'a [T], lanes: usize) -> Self {
+        Left { factors, row: T::DEPTH, lane: COLUMNS * T::DEPTH, panel: lanes * COLUMNS * T::DEPTH }
+    }
+
+    fn at(&self, row: usize, lane: usize) -> usize {
+        row / COLUMNS * self.panel + row % COLUMNS * self.row + lane * self.lane
+    }
+}
+
+impl<'a, T: Factor> Right<'a, T> {
+    /// Lanes of `columns`, one after the other.
+    pub(super) fn lanes(factors: &'a [T], columns: usize) -> Self {
+        Right { factors, lane: columns * T::DEPTH, panel: COLUMNS * T::DEPTH }
+    }
+
+    /// In panels of [`COLUMNS`] columns, each lane by lane.
+    pub(super) fn panels(factors: &'a [T], lanes: usize) -> Self {
+        Right { factors, lane: COLUMNS * T::DEPTH, panel: lanes * COLUMNS * T::DEPTH }
+    }
+
+    fn at(&self, column: usize, lane: usize) -> usize {
+        column / COLUMNS * self.panel + column % COLUMNS * T::DEPTH + lane * self.lane
+    }
 }
 
 /// Where the sums go, `row` from row to row.
@@ -66,8 +102,8 @@ impl<F: Floats> ProductKernel<F> for Product<'_, F> {
         debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
         debug_assert!(
             lanes == 0
-                || self.left.factors.len() >= (rows - 1) * self.left.row + (lanes - 1) * self.left.lane + depth
-                    && self.right.factors.len() >= (lanes - 1) * self.right.lane + columns * depth
+                || self.left.factors.len() >= self.left.at(rows - 1, lanes - 1) + depth
+                    && self.right.factors.len() >= self.right.at(columns - 1, lanes - 1) + depth
         );
         let mut column = 0;
         while column < columns {
@@ -118,7 +154,6 @@ impl<F: Floats> Product<'_, F> {
     /// Below `dispatch`; the rows and columns are among those of the product.
     #[inline(always)]
     unsafe fn tile<P: Products<F>, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
-        let depth = F::Factor::DEPTH;
         let (left, right) = (self.left, self.right);
         // SAFETY: the caller's promise.
         unsafe {
@@ -131,14 +166,12 @@ impl<F: Floats> Product<'_, F> {
                     }
                 }
             }
-            let rows = left.factors.as_ptr().add(row * left.row);
-            let columns = right.factors.as_ptr().add(column * depth);
+            // The rows of a tile are of one panel.
+            let rows = left.factors.as_ptr().add(left.at(row, 0));
+            let columns: [_; V] =
+                std::array::from_fn(|v| right.factors.as_ptr().add(right.at(column + v * P::LANES, 0)));
             for lane in 0..self.lanes {
-                let from = columns.add(lane * right.lane);
-                let mut vectors = [P::load(from); V];
-                for (v, vector) in vectors.iter_mut().enumerate().skip(1) {
-                    *vector = P::load(from.add(v * P::STEP));
-                }
+                let vectors = columns.map(|column| P::load(column.add(lane * right.lane)));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let factor = P::splat(rows.add(r * left.row + lane * left.lane));
                     for (sum, vector) in sums.iter_mut().zip(vectors) {
@@ -181,8 +214,8 @@ mod tests {
                     rows,
                     lanes,
                     columns,
-                    left: Left { factors: &lefts, row: depth, lane: pitch * depth },
-                    right: Right { factors: &rights, lane: columns * depth },
+                    left: Left { factors: &lefts, row: depth, lane: pitch * depth, panel: COLUMNS * depth },
+                    right: Right::lanes(&rights, columns),
                     sums: Sums { to: &mut sums, row: columns + 5, from },
                 });
                 for (row, sums) in sums.chunks(columns + 5).enumerate() {

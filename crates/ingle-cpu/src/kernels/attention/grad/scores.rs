@@ -76,12 +76,10 @@ impl<F: Rounding> Kernel for Scores<'_, F> {
 /// Of one row, in place: scores become weights, and the gradient of the weights that of the products.
 #[inline(always)]
 fn differentiate<S: Simd>(scores: &mut [f32], gradient: &mut [f32], slopes: &[f32]) {
-    let (scores, _) = scores.as_chunks_mut::<COLUMNS>();
-    let (gradient, _) = gradient.as_chunks_mut::<COLUMNS>();
-    let (slopes, _) = slopes.as_chunks::<COLUMNS>();
-    let base = base(largest::<S>(scores));
+    let (chunks, _) = scores.as_chunks_mut::<COLUMNS>();
+    let base = base(largest::<S>(chunks));
     let (mut total, mut mean) = ([0.0; COLUMNS], [0.0; COLUMNS]);
-    for (scores, gradient) in scores.iter_mut().zip(gradient.iter()) {
+    for (scores, gradient) in chunks.iter_mut().zip(gradient.as_chunks::<COLUMNS>().0) {
         for i in 0..COLUMNS {
             scores[i] = math::exp::<S>(scores[i] - base);
             total[i] += scores[i];
@@ -90,10 +88,9 @@ fn differentiate<S: Simd>(scores: &mut [f32], gradient: &mut [f32], slopes: &[f3
     }
     let inverse = 1.0 / total.iter().sum::<f32>();
     let mean = mean.iter().sum::<f32>() * inverse;
-    for ((scores, gradient), slopes) in scores.iter_mut().zip(gradient).zip(slopes) {
-        for i in 0..COLUMNS {
-            scores[i] *= inverse;
-            gradient[i] = scores[i] * (gradient[i] - mean) * slopes[i];
-        }
+    // Element by element: of chunks the compiler would make vectors across them.
+    for ((score, gradient), slope) in scores.iter_mut().zip(gradient).zip(slopes) {
+        *score *= inverse;
+        *gradient = *score * (*gradient - mean) * slope;
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::Pod;
 
 use super::Floats;
-use super::lay::{Across, Beside, Round, Rows};
+use super::lay::{Across, Beside, Order, Round, Rows};
 use super::parts::{Heads, Part, Token};
 use super::product::{COLUMNS, Left, Product, ROWS, Right, Start, Sums};
 use super::scores::Scores;
@@ -67,8 +67,6 @@ impl Room {
 
 /// Keys and values of a part as the products read them.
 struct Cached<'a, T> {
-    /// Positions, padded.
-    columns: usize,
     keys_across: &'a [T],
     values_across: &'a [T],
     /// In twos where products sum two at once.
@@ -145,8 +143,8 @@ impl<F: Floats> Grad<'_, F> {
         cx.isa.dispatch(Across { rows, width, to: values_across });
         self.multiplier.dispatch(Rows::<F> { cache: self.keys, head, slots, to: rows });
         cx.isa.dispatch(Across { rows, width, to: keys_across });
-        let keys = self.beside(cx, rows, width, pairs);
-        let cached = Cached { columns, keys_across, values_across, keys };
+        let keys = self.beside(cx, (rows, width, Order::Lanes), pairs);
+        let cached = Cached { keys_across, values_across, keys };
         of_keys.fill(0.0);
         of_values.fill(0.0);
 
@@ -184,14 +182,13 @@ impl<F: Floats> Grad<'_, F> {
     fn beside<'b>(
         &self,
         cx: &Context,
-        rows: &'b [F::Factor],
-        width: usize,
+        (rows, width, order): (&'b [F::Factor], usize, Order),
         to: &'b mut [F::Factor],
     ) -> &'b [F::Factor] {
         if F::Factor::DEPTH == 1 {
             return rows;
         }
-        cx.isa.dispatch(Beside { rows, width, to: &mut *to });
+        cx.isa.dispatch(Beside { rows, width, order, to: &mut *to });
         to
     }
 
@@ -214,8 +211,8 @@ impl<F: Floats> Grad<'_, F> {
                 rows,
                 lanes: width / depth,
                 columns,
-                left: Left { factors: left, row: width, lane: depth },
-                right: Right { factors: &right[block.columns.start * depth..], lane: cached.columns * depth },
+                left: Left::rows(left, width),
+                right: Right::panels(&right[block.columns.start * width..], width / depth),
                 sums: Sums { to, row: columns, from: Start::Zero },
             });
         }
@@ -237,28 +234,37 @@ impl<F: Floats> Grad<'_, F> {
             rows,
             lanes: columns / depth,
             columns: width,
-            left: Left { factors: by_product, row: columns, lane: depth },
-            right: Right { factors: &cached.keys[block.columns.start * width..], lane: width * depth },
+            left: Left::rows(by_product, columns),
+            right: Right::lanes(&cached.keys[block.columns.start * width..], width),
             sums: Sums { to: &mut *block.of_queries, row: width, from: Start::Zero },
         });
 
-        // Columns of the scores are now the rows.
+        // Columns of the scores are now the rows; as they are where a lane has one factor.
+        let order = if depth == 1 { Order::Lanes } else { Order::Panels };
         let sums = block.columns.start * width..block.columns.end * width;
         let down = [
-            (self.beside(cx, by_product, columns, product_room), self.beside(cx, q, width, q_room), of_keys),
             (
-                self.beside(cx, weights, columns, weight_room),
-                self.beside(cx, gradient, width, gradient_room),
+                self.beside(cx, (by_product, columns, order), product_room),
+                self.beside(cx, (q, width, Order::Lanes), q_room),
+                of_keys,
+            ),
+            (
+                self.beside(cx, (weights, columns, order), weight_room),
+                self.beside(cx, (gradient, width, Order::Lanes), gradient_room),
                 of_values,
             ),
         ];
         for (left, right, to) in down {
+            let left = match order {
+                Order::Lanes => Left { factors: left, row: depth, lane: columns * depth, panel: COLUMNS * depth },
+                Order::Panels => Left::panels(left, rows / depth),
+            };
             self.multiplier.dispatch(Product::<F> {
                 rows: columns,
                 lanes: rows / depth,
                 columns: width,
-                left: Left { factors: left, row: depth, lane: columns * depth },
-                right: Right { factors: right, lane: width * depth },
+                left,
+                right: Right::lanes(right, width),
                 sums: Sums { to: &mut to[sums.clone()], row: width, from: Start::There },
             });
         }

@@ -209,6 +209,17 @@ fn what_is_not_finite_stays_so_ugly() {
 }
 
 #[test]
+fn what_is_next_to_nothing_stays_so_ugly() {
+    for isa in Isa::available() {
+        let device = device(isa, 1);
+        let weight = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), [3, 64]);
+        let x = Tensor::full(&device, [2, 64], DType::F32, f64::from(f32::MIN_POSITIVE / 1024.0)).unwrap();
+        let found = x.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
+        assert!(found.iter().all(|x| x.abs() < 1e-30), "{isa}: {found:?}");
+    }
+}
+
+#[test]
 fn empty_products_are_empty_ugly() {
     for isa in Isa::available() {
         let device = device(isa, 2);

@@ -154,6 +154,34 @@ macro_rules! quads {
             unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {
                 float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
             }
+
+            unsafe fn add(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+                int32x4x2_t(vaddq_s32(a.0, b.0), vaddq_s32(a.1, b.1))
+            }
+
+            unsafe fn total(sums: int32x4x2_t) -> i32 {
+                vaddvq_s32(vaddq_s32(sums.0, sums.1))
+            }
+
+            unsafe fn larger(largest: int32x4x2_t, x: float32x4x2_t) -> int32x4x2_t {
+                let magnitude = vdupq_n_s32(i32::MAX);
+                int32x4x2_t(
+                    vmaxq_s32(largest.0, vandq_s32(vreinterpretq_s32_f32(x.0), magnitude)),
+                    vmaxq_s32(largest.1, vandq_s32(vreinterpretq_s32_f32(x.1), magnitude))
+                )
+            }
+
+            unsafe fn largest(lanes: int32x4x2_t) -> i32 {
+                vmaxvq_s32(vmaxq_s32(lanes.0, lanes.1))
+            }
+
+            unsafe fn round(x: float32x4x2_t) -> int32x4x2_t {
+                int32x4x2_t(vcvtnq_s32_f32(x.0), vcvtnq_s32_f32(x.1))
+            }
+
+            unsafe fn store_bytes(to: *mut i8, numbers: int32x4x2_t) {
+                vst1_s8(to, vmovn_s16(vcombine_s16(vmovn_s32(numbers.0), vmovn_s32(numbers.1))))
+            }
         }
 
         #[inline(always)]
@@ -163,6 +191,15 @@ macro_rules! quads {
                 let mask = vdupq_n_u8(((1u16 << WIDTH) - 1) as u8);
                 let right = vdupq_n_s8(-((place * WIDTH) as i8));
                 uint8x16x2_t(vandq_u8(vshlq_u8(weights.0, right), mask), vandq_u8(vshlq_u8(weights.1, right), mask))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn join<const PLACES: u32>(low: uint8x16x2_t, high: uint8x16x2_t) -> uint8x16x2_t {
+            // SAFETY: the instruction set is there.
+            unsafe {
+                let left = vdupq_n_s8(PLACES as i8);
+                uint8x16x2_t(vorrq_u8(low.0, vshlq_u8(high.0, left)), vorrq_u8(low.1, vshlq_u8(high.1, left)))
             }
         }
 

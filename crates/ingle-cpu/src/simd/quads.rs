@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Dot products of four 8-bit numbers: weights from 0 to 255, each four with the same four from −128 to 127.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use super::Simd;
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::Avx512Vnni;
 
 /// Work made of dot products of quads. Implementations of `run` must be `#[inline(always)]`.
 pub(crate) trait QuadKernel {
@@ -30,9 +35,25 @@ pub(crate) trait Quads: Copy + 'static {
     unsafe fn load(from: *const u8) -> Self::Weights;
     /// Of each byte the `WIDTH` bits from bit `place · WIDTH` on.
     unsafe fn bits<const WIDTH: usize>(weights: Self::Weights, place: usize) -> Self::Weights;
+    /// `low | high << PLACES` of each byte, out of which nothing is shifted.
+    unsafe fn join<const PLACES: u32>(low: Self::Weights, high: Self::Weights) -> Self::Weights;
     /// To each lane the products of its four weights, less [`Quads::SHIFT`] each, with the four bytes of `x`.
     unsafe fn dot(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums;
     /// `sums + more · 2^PLACES`.
     unsafe fn add_shifted<const PLACES: u32>(sums: Self::Sums, more: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> <Self::Floats as Simd>::Vector;
+
+    /// Wraps around.
+    unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums;
+    /// All lanes together; wraps around.
+    unsafe fn total(sums: Self::Sums) -> i32;
+    /// Of each lane the larger of `largest` and the bits of `x`'s magnitude. Those are in the order of magnitudes,
+    /// and what is not finite is above them all.
+    unsafe fn larger(largest: Self::Sums, x: <Self::Floats as Simd>::Vector) -> Self::Sums;
+    /// The largest lane.
+    unsafe fn largest(lanes: Self::Sums) -> i32;
+    /// The nearest integers, ties to even. Anything for what is beyond ±127.
+    unsafe fn round(x: <Self::Floats as Simd>::Vector) -> Self::Sums;
+    /// Stores a byte for each lane. Anything for what is beyond ±127.
+    unsafe fn store_bytes(to: *mut i8, numbers: Self::Sums);
 }

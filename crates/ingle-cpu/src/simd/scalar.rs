@@ -49,6 +49,11 @@ impl Quads for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn join<const PLACES: u32>(low: Self::Weights, high: Self::Weights) -> Self::Weights {
+        std::array::from_fn(|i| low[i] | high[i] << PLACES)
+    }
+
+    #[inline(always)]
     unsafe fn dot(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums {
         let x = x.to_le_bytes().map(|x| i32::from(x as i8));
         std::array::from_fn(|lane| {
@@ -65,6 +70,39 @@ impl Quads for Scalar {
     #[inline(always)]
     unsafe fn to_floats(sums: Self::Sums) -> [f32; LANES] {
         sums.map(|sum| sum as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        std::array::from_fn(|lane| a[lane].wrapping_add(b[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: Self::Sums) -> i32 {
+        sums.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    unsafe fn larger(largest: Self::Sums, x: [f32; LANES]) -> Self::Sums {
+        std::array::from_fn(|lane| largest[lane].max(x[lane].abs().to_bits() as i32))
+    }
+
+    #[inline(always)]
+    unsafe fn largest(lanes: Self::Sums) -> i32 {
+        lanes.into_iter().fold(0, i32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn round(x: [f32; LANES]) -> Self::Sums {
+        /// Adding this leaves no bits for a fraction.
+        const MAGIC: f32 = 12_582_912.0;
+        x.map(|x| ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, numbers: Self::Sums) {
+        // SAFETY: the caller vouches for a byte of each lane.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(numbers.map(|number| number as i8)) }
     }
 }
 

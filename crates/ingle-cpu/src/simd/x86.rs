@@ -7,7 +7,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernel, PairKernel, Pairs, QuadKernel, Quads, Simd};
+use super::quads::Avx512Vnni;
+use super::{Kernel, PairKernel, Pairs, QuadKernel, Simd};
 
 pub(crate) fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -391,141 +392,6 @@ impl Pairs for Avx512Bf16 {
         unsafe fn mul_add(a: __m512bh, b: __m512bh, sums: __m512) -> __m512 {
             _mm512_dpbf16_ps(sums, a, b)
         }
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct Avx512Vnni;
-
-impl Quads for Avx512Vnni {
-    type Floats = Avx512;
-    type Sums = __m512i;
-    type Weights = __m512i;
-    const SHIFT: i32 = 0;
-
-    vouched! {
-        unsafe fn splat(value: i32) -> __m512i {
-            _mm512_set1_epi32(value)
-        }
-
-        unsafe fn load(from: *const u8) -> __m512i {
-            _mm512_loadu_si512(from.cast())
-        }
-
-        unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
-            _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(x))
-        }
-
-        unsafe fn to_floats(sums: __m512i) -> __m512 {
-            _mm512_cvtepi32_ps(sums)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bits<const WIDTH: usize>(weights: __m512i, place: usize) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe {
-            let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
-            _mm512_and_si512(_mm512_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_shifted<const PLACES: u32>(sums: __m512i, more: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_add_epi32(sums, _mm512_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
-    }
-}
-
-impl Quads for Avx512 {
-    type Floats = Avx512;
-    type Sums = __m512i;
-    type Weights = __m512i;
-    const SHIFT: i32 = 0;
-
-    vouched! {
-        unsafe fn splat(value: i32) -> __m512i {
-            _mm512_set1_epi32(value)
-        }
-
-        unsafe fn load(from: *const u8) -> __m512i {
-            _mm512_loadu_si512(from.cast())
-        }
-
-        unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
-            // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
-            let x = _mm512_set1_epi32(x);
-            let low = _mm512_maddubs_epi16(Self::bits::<4>(weights, 0), x);
-            let high = _mm512_maddubs_epi16(Self::bits::<4>(weights, 1), x);
-            let low = _mm512_madd_epi16(low, _mm512_set1_epi16(1));
-            let high = _mm512_madd_epi16(high, _mm512_set1_epi16(16));
-            _mm512_add_epi32(sums, _mm512_add_epi32(low, high))
-        }
-
-        unsafe fn to_floats(sums: __m512i) -> __m512 {
-            _mm512_cvtepi32_ps(sums)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bits<const WIDTH: usize>(weights: __m512i, place: usize) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe {
-            let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
-            _mm512_and_si512(_mm512_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_shifted<const PLACES: u32>(sums: __m512i, more: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_add_epi32(sums, _mm512_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
-    }
-}
-
-impl Quads for Avx2 {
-    type Floats = Avx2;
-    type Sums = __m256i;
-    type Weights = __m256i;
-    const SHIFT: i32 = 0;
-
-    vouched! {
-        unsafe fn splat(value: i32) -> __m256i {
-            _mm256_set1_epi32(value)
-        }
-
-        unsafe fn load(from: *const u8) -> __m256i {
-            _mm256_loadu_si256(from.cast())
-        }
-
-        unsafe fn dot(sums: __m256i, weights: __m256i, x: i32) -> __m256i {
-            // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
-            let x = _mm256_set1_epi32(x);
-            let low = _mm256_maddubs_epi16(Self::bits::<4>(weights, 0), x);
-            let high = _mm256_maddubs_epi16(Self::bits::<4>(weights, 1), x);
-            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-            let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-            _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
-        }
-
-        unsafe fn to_floats(sums: __m256i) -> __m256 {
-            _mm256_cvtepi32_ps(sums)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn bits<const WIDTH: usize>(weights: __m256i, place: usize) -> __m256i {
-        // SAFETY: the instruction set is there.
-        unsafe {
-            let mask = _mm256_set1_epi8(((1u16 << WIDTH) - 1) as i8);
-            _mm256_and_si256(_mm256_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_shifted<const PLACES: u32>(sums: __m256i, more: __m256i) -> __m256i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm256_add_epi32(sums, _mm256_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
     }
 }
 

@@ -1,126 +1,31 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Quantised weights by the dot product of 8-bit integers.
 //!
-//! Each group of `x` that meets one scale of a row is rounded to integers from −127 to 127 against its own largest
-//! magnitude. Integer sums are exact, so that only the sum over the groups has an order, which is theirs.
+//! Each group of `x` that meets one scale of a row is rounded to integers ([`rounding`]). Integer sums are exact, so
+//! that only the sum over the groups has an order, which is theirs.
 
+mod joined;
 mod planes;
+mod rounding;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use ingle_tensor::{GroupForm, Offsets, Result};
+use ingle_tensor::{GroupForm, Offsets};
+
+pub(super) use self::rounding::QuantisedRows;
+use self::rounding::Rounded;
 
 use super::{PanelKernel, tiles};
-use crate::kernels::{Context, Pointer, elements_mut};
-use crate::memory::{Buffer, Contents};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
-use crate::simd::{Isa, Kernel, QuadKernel, Quads, Simd};
+use crate::simd::{Isa, QuadKernel, Quads, Simd};
 
 /// Groups in a block, at most.
 const GROUPS: usize = BLOCK / 16;
 
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
-
-/// Rows of `x` as integers, and what they stand for.
-pub(super) struct QuantisedRows {
-    /// Quants `i8[m, k]`, then scales `f32[m, groups]`, then the sums of each group's quants, `i32[m, groups]`.
-    memory: Buffer,
-    m: usize,
-    k: usize,
-    group_size: usize,
-    groups: usize,
-}
-
-impl QuantisedRows {
-    /// Rounds `x [m, k]` group by group.
-    pub(super) fn new(cx: &Context, x: &[f32], [m, k]: [usize; 2], group_size: usize) -> Result<Self> {
-        let groups = k / group_size;
-        let bytes = m * k + m * groups * (size_of::<f32>() + size_of::<i32>());
-        let mut rows = QuantisedRows { memory: cx.buffer::<u8>(bytes, Contents::Anything)?, m, k, group_size, groups };
-        // Groups are whole registers, so that what follows the quants is aligned.
-        let (quants, rest) = elements_mut::<u8>(&mut rows.memory).split_at_mut(m * k);
-        let (scales, sums) = rest.split_at_mut(m * groups * size_of::<f32>());
-        let quants = Pointer(quants.as_mut_ptr().cast::<i8>());
-        let scales = Pointer(scales.as_mut_ptr().cast::<f32>());
-        let sums = Pointer(sums.as_mut_ptr().cast::<i32>());
-        cx.parallel("linear", (m, m * k), |row| {
-            // SAFETY: each row has its own part of the three, which hold `m` of them.
-            unsafe {
-                cx.isa.dispatch(Round {
-                    x: &x[row * k..(row + 1) * k],
-                    group_size,
-                    quants: std::slice::from_raw_parts_mut(quants.get().add(row * k), k),
-                    scales: std::slice::from_raw_parts_mut(scales.get().add(row * groups), groups),
-                    sums: std::slice::from_raw_parts_mut(sums.get().add(row * groups), groups),
-                });
-            }
-        })?;
-        Ok(rows)
-    }
-
-    /// The quants from those of row `row` and group `group` on, with the scales and sums of the groups.
-    #[inline(always)]
-    fn from(&self, row: usize, group: usize) -> (*const u8, *const f32, *const i32) {
-        let QuantisedRows { m, k, group_size, groups, .. } = *self;
-        let quants = self.memory.bytes().as_ptr();
-        let scales = quants.wrapping_add(m * k).cast::<f32>();
-        let sums = scales.wrapping_add(m * groups).cast::<i32>();
-        let at = row * groups + group;
-        (quants.wrapping_add(row * k + group * group_size), scales.wrapping_add(at), sums.wrapping_add(at))
-    }
-}
-
-/// One row, rounded.
-struct Round<'a> {
-    x: &'a [f32],
-    group_size: usize,
-    quants: &'a mut [i8],
-    scales: &'a mut [f32],
-    sums: &'a mut [i32],
-}
-
-impl Kernel for Round<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let groups = self.x.chunks_exact(self.group_size).zip(self.quants.chunks_exact_mut(self.group_size));
-        for ((x, quants), (scale, sum)) in groups.zip(self.scales.iter_mut().zip(self.sums)) {
-            // Arrays as wide as the widest register, and integers where there is a choice: so that the compiler sees
-            // vectors. Magnitudes as bits are in the numbers' order, and what is not finite is above them all.
-            let mut largest = [0u32; LANES];
-            for x in x.as_chunks::<LANES>().0 {
-                for (largest, x) in largest.iter_mut().zip(x) {
-                    *largest = (*largest).max(x.to_bits() & !SIGN);
-                }
-            }
-            let largest = f32::from_bits(largest.iter().fold(0, |a, &b| a.max(b)));
-            let steps = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            let mut totals = [0i32; LANES];
-            for (x, quants) in x.as_chunks::<LANES>().0.iter().zip(quants.as_chunks_mut::<LANES>().0) {
-                for ((x, quant), total) in x.iter().zip(quants).zip(&mut totals) {
-                    // To nearest, ties to even: adding this leaves no bits for a fraction.
-                    const MAGIC: f32 = 12_582_912.0;
-                    let rounded = ((x * steps + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-                    *quant = rounded as i8;
-                    *total = total.wrapping_add(rounded);
-                }
-            }
-            // What is not finite must not vanish.
-            *scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
-            *sum = totals.iter().fold(0, |a, &b| a.wrapping_add(b));
-        }
-    }
-}
-
-/// Numbers that are rounded side by side; groups are a multiple of it.
-const LANES: usize = 16;
-
-/// The bit of an f32 that is its sign.
-const SIGN: u32 = 1 << 31;
 
 /// A product of rounded rows with a packed quantised weight.
 pub(super) struct Groups<'a> {
@@ -204,13 +109,13 @@ impl Panel<'_> {
             let packed = &packed[block.start..][..block.bytes];
             strip.read_scales::<Q::Floats>(panels, block, packed);
             // Few rows would wait for the unpacked quants longer than for the memory, and whole bytes need no unpacking.
-            let few = bits < 8 && rows.len() <= planes::most_rows::<Q>(panels.form);
+            let few = bits < 8 && rows.len() <= joined::most_rows::<Q>(panels.form);
             if bits < 8 && !few {
                 strip.unpack::<Q::Floats>(panels, 0..block.len, &packed[block.header..]);
             }
             let first = at * BLOCK / group_size;
             let steps = if few {
-                rows.len().div_ceil(planes::TILE) * block.len / SUB_BLOCK
+                rows.len().div_ceil(joined::TILE) * const { joined::steps::<Q>() } * block.len / SUB_BLOCK
             } else {
                 rows.len().div_ceil(const { rows_of::<Q>() }) * PANEL / (2 * Q::Floats::LANES) * block.len / 4
             };
@@ -228,8 +133,11 @@ impl Panel<'_> {
                 out: unsafe { out.add(tile.start * product.n) },
             };
             if few {
-                for tile in tiles(rows.len(), planes::TILE) {
-                    part(&tile).planes::<Q, OFFSETS>(tile.len());
+                for tile in tiles(rows.len(), joined::TILE) {
+                    match tile.len() {
+                        1 => part(&tile).planes::<Q, OFFSETS>(),
+                        rows => part(&tile).joined::<Q, OFFSETS>(rows),
+                    }
                 }
                 continue;
             }
@@ -407,18 +315,17 @@ impl Part<'_> {
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
         let QuantisedRows { k, groups, .. } = *self.product.rows;
-        let GroupForm { group_size, zero, .. } = self.product.panels.form;
-        let shift = Q::SHIFT - i32::from(zero);
+        let GroupForm { group_size, .. } = self.product.panels.form;
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip.
         unsafe {
-            let (mut x, scales, sums) = self.product.rows.from(self.first, self.groups.start);
+            let Rounded { quants: mut x, scales, starts, sums, .. } =
+                self.product.rows.from(self.first, self.groups.start);
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; R];
             for group in 0..self.groups.len() {
                 // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.
                 let mut dots = [[Q::splat(0); WIDTH]; R];
                 for (r, dots) in dots.iter_mut().enumerate() {
-                    let sum = (*sums.add(r * groups + group)).wrapping_mul(shift);
-                    *dots = [Q::splat(sum); WIDTH];
+                    *dots = [Q::splat(*starts.add(r * groups + group)); WIDTH];
                 }
                 let mut weights = B::of::<Q::Floats>(self, group).add(4 * column);
                 for step in 0..group_size / 4 {
@@ -445,8 +352,7 @@ impl Part<'_> {
                     if OFFSETS {
                         let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
                         for (r, totals) in totals.iter_mut().enumerate() {
-                            let at = r * groups + group;
-                            let sum = Q::Floats::splat(*scales.add(at) * *sums.add(at) as f32);
+                            let sum = Q::Floats::splat(*sums.add(r * groups + group));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
                         }
                     }

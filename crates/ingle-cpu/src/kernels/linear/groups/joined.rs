@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Some rows by quants whose planes are joined in registers.
+//!
+//! Too few rows to pay for quants that are unpacked into memory, enough to pay for planes that are joined before
+//! they are multiplied.
+
+use ingle_tensor::GroupForm;
+
+use super::rounding::{QuantisedRows, Rounded};
+use super::{Part, STEP, rows_of};
+use crate::packed::PANEL;
+use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
+use crate::simd::{Quads, Simd};
+
+/// Registers across that are computed at a time.
+const WIDTH: usize = 2;
+
+/// Rows in the largest tile.
+pub(super) const TILE: usize = 4;
+
+/// Times that [`Part::joined`] says where it is, of a tile and a sub-block.
+pub(super) const fn steps<Q: Quads>() -> usize {
+    PANEL / (WIDTH * Q::Floats::LANES)
+}
+
+/// Rows that planes as they are packed serve: more are better off with quants that are unpacked once, and so are all
+/// where a codebook has to be looked up first.
+#[inline(always)]
+pub(super) fn most_rows<Q: Quads>(form: GroupForm) -> usize {
+    match form {
+        GroupForm { codebook: Some(_), .. } => 0,
+        GroupForm { bits: 4 | 5, group_size: SUB_BLOCK.., .. } | GroupForm { bits: 6, .. }
+            if const { rows_of::<Q>() > 3 } =>
+        {
+            8
+        }
+        _ => 1,
+    }
+}
+
+impl Part<'_> {
+    /// Adds the products of a tile of more than one row.
+    #[inline(always)]
+    pub(super) fn joined<Q: Quads, const OFFSETS: bool>(self, rows: usize) {
+        if const { rows_of::<Q>() > 3 } {
+            match self.product.panels.form {
+                GroupForm { bits: 4, .. } => self.joined_rows::<Q, 4, 0, OFFSETS, 1>(rows),
+                GroupForm { bits: 5, .. } => self.joined_rows::<Q, 4, 1, OFFSETS, 1>(rows),
+                GroupForm { group_size: SUB_BLOCK.., .. } => self.joined_rows::<Q, 4, 2, OFFSETS, 1>(rows),
+                _ => self.joined_rows::<Q, 4, 2, OFFSETS, 2>(rows),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn joined_rows<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const GROUPS: usize>(
+        self,
+        rows: usize,
+    ) {
+        match rows {
+            2 => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, 2>(),
+            3 => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, 3>(),
+            // No tile has more rows than `TILE`.
+            _ => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, TILE>(),
+        }
+    }
+
+    #[inline(always)]
+    fn joined_columns<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const GROUPS: usize,
+        const ROWS: usize,
+    >(
+        self,
+    ) {
+        let mut column = 0;
+        while column < self.columns {
+            // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
+            unsafe {
+                let sums = self.joined_products::<Q, LOW, HIGH, OFFSETS, GROUPS, ROWS>(column);
+                for (r, sums) in sums.into_iter().enumerate() {
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
+                    }
+                }
+            }
+            column += WIDTH * Q::Floats::LANES;
+        }
+    }
+
+    /// The products of `ROWS` rows with `WIDTH` registers of columns, of quants with `LOW` bits in one plane and
+    /// `HIGH` in another. A sub-block has `GROUPS` groups, or is a part of one.
+    #[inline(always)]
+    unsafe fn joined_products<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const GROUPS: usize,
+        const ROWS: usize,
+    >(
+        &self,
+        column: usize,
+    ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; ROWS] {
+        let QuantisedRows { k, groups, .. } = *self.product.rows;
+        let GroupForm { group_size, .. } = self.product.panels.form;
+        // SAFETY: the rows and the groups lie inside the buffers, the planes inside the block.
+        unsafe {
+            let Rounded { quants: mut x, scales, starts, sums, .. } =
+                self.product.rows.from(self.first, self.groups.start);
+            let mut packed = self.packed.as_ptr().add(4 * column);
+            let mut totals = [[Q::Floats::splat(0.0); WIDTH]; ROWS];
+            // Loops over arrays of constant length: the compiler keeps those in registers.
+            let mut group = 0;
+            while group < self.groups.len() {
+                let mut sub_blocks = group_size.div_ceil(SUB_BLOCK);
+                let mut dots = [[Q::splat(0); WIDTH]; ROWS];
+                while sub_blocks > 0 {
+                    self.ahead.step::<Q::Floats>();
+                    for half in 0..2 {
+                        if GROUPS == 2 || half == 0 && sub_blocks == group_size.div_ceil(SUB_BLOCK) {
+                            for (r, dots) in dots.iter_mut().enumerate() {
+                                *dots = [Q::splat(*starts.add(r * groups + group)); WIDTH];
+                            }
+                        }
+                        for step in 4 * half..4 * half + 4 {
+                            let mut weights = [Q::load(packed); WIDTH];
+                            for (c, weights) in weights.iter_mut().enumerate() {
+                                let lanes = packed.add(4 * c * Q::Floats::LANES);
+                                *weights = Q::bits::<LOW>(Q::load(lanes.add(step % LOW * STEP)), step / LOW);
+                                if HIGH > 0 {
+                                    let high = lanes.add(SUB_QUANTS * LOW / 8 + step % HIGH * STEP);
+                                    let high = Q::bits::<HIGH>(Q::load(high), step / HIGH);
+                                    // A plane above another lies above its 4 bits.
+                                    *weights = Q::join::<4>(*weights, high);
+                                }
+                            }
+                            for (r, dots) in dots.iter_mut().enumerate() {
+                                let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
+                                for (dot, weights) in dots.iter_mut().zip(weights) {
+                                    *dot = Q::dot(*dot, weights, x);
+                                }
+                            }
+                        }
+                        if GROUPS == 2 || half == 1 && sub_blocks == 1 {
+                            for c in 0..WIDTH {
+                                let place = group * PANEL + column + c * Q::Floats::LANES;
+                                let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
+                                for (r, totals) in totals.iter_mut().enumerate() {
+                                    let at = r * groups + group;
+                                    let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
+                                    totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(at)), totals[c]);
+                                    if OFFSETS {
+                                        let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
+                                        let sum = Q::Floats::splat(*sums.add(at));
+                                        totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
+                                    }
+                                }
+                            }
+                            group += 1;
+                        }
+                    }
+                    packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
+                    x = x.add(SUB_BLOCK);
+                    sub_blocks -= 1;
+                }
+            }
+            totals
+        }
+    }
+}

@@ -53,7 +53,12 @@ pub(crate) fn linear(
             let x = contiguous_f32(cx, x)?;
             let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form)?;
             in_dtype(cx, "linear", output, |out| {
-                product.run(cx, "linear", out, &groups::Groups::new(&rows, weight.bytes(), group_panels, n, cx.isa))
+                product.run(
+                    cx,
+                    "linear",
+                    out,
+                    &groups::Groups::new(&rows, weight.bytes(), group_panels, &product, cx.isa),
+                )
             })
         }
     }

@@ -16,7 +16,7 @@ use ingle_tensor::{GroupForm, Offsets};
 pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
 
-use super::{PanelKernel, tiles};
+use super::{PanelKernel, Product, Start, tiles};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
@@ -34,15 +34,25 @@ pub(super) struct Groups<'a> {
     panels: GroupPanels,
     n: usize,
     isa: Isa,
+    start: Start,
 }
 
 impl<'a> Groups<'a> {
-    /// The weight is packed, of `n` rows.
-    pub(super) fn new(rows: &'a QuantisedRows, weight: &'a [u8], panels: GroupPanels, n: usize, isa: Isa) -> Self {
+    /// The weight is packed, of the product's `n` rows.
+    pub(super) fn new(
+        rows: &'a QuantisedRows,
+        weight: &'a [u8],
+        panels: GroupPanels,
+        product: &Product<'_>,
+        isa: Isa,
+    ) -> Self {
+        let &Product { n, bias, .. } = product;
+        // Without blocks there is no sum to begin.
+        let start = if bias.is_none() && panels.k > 0 { Start::Zero } else { Start::There };
         // The bounds that the kernel relies on.
         assert_eq!(rows.k, panels.k, "x and the weight differ in length");
         assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
-        Groups { rows, weight, panels, n, isa }
+        Groups { rows, weight, panels, n, isa, start }
     }
 }
 
@@ -54,6 +64,10 @@ thread_local! {
 impl PanelKernel for Groups<'_> {
     fn panel_bytes(&self) -> usize {
         self.panels.panel_bytes()
+    }
+
+    fn start(&self) -> Start {
+        self.start
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
@@ -129,6 +143,7 @@ impl Panel<'_> {
                 first: rows.start + tile.start,
                 groups: first..first + block.groups,
                 columns,
+                start: if at == 0 { product.start } else { Start::There },
                 // SAFETY: the tile lies inside the outputs that the panel holds.
                 out: unsafe { out.add(tile.start * product.n) },
             };
@@ -257,6 +272,7 @@ struct Part<'a> {
     groups: Range<usize>,
     /// Outputs that are wanted.
     columns: usize,
+    start: Start,
     out: *mut f32,
 }
 
@@ -293,17 +309,19 @@ impl Part<'_> {
         }
     }
 
-    /// Adds a register of sums to the outputs of row `r`, as far as they are wanted.
+    /// Adds a register of sums to the outputs of row `r`, as far as they are wanted, or begins them with it.
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, r: usize, column: usize, sum: S::Vector) {
         let wanted = self.columns.saturating_sub(column);
         // SAFETY: the outputs that are wanted are there.
         unsafe {
             let to = self.out.add(r * self.product.n + column);
-            if wanted >= S::LANES {
-                S::store(to, S::add(S::load(to), sum));
-            } else if wanted > 0 {
-                S::store_part(to, wanted, S::add(S::load_part(to, wanted), sum));
+            match self.start {
+                Start::Zero if wanted >= S::LANES => S::store(to, sum),
+                Start::There if wanted >= S::LANES => S::store(to, S::add(S::load(to), sum)),
+                _ if wanted == 0 => {}
+                Start::Zero => S::store_part(to, wanted, sum),
+                Start::There => S::store_part(to, wanted, S::add(S::load_part(to, wanted), sum)),
             }
         }
     }

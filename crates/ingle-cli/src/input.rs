@@ -41,7 +41,7 @@ pub fn entries(path: Option<&Path>) -> Result<Vec<Entry>, Failure> {
     match path {
         Some(path) => {
             let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+            let file = File::open(path).map_err(|error| unread(&name, &error))?;
             let jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
             read(BufReader::new(file), &name, jsonl)
         }
@@ -49,12 +49,16 @@ pub fn entries(path: Option<&Path>) -> Result<Vec<Entry>, Failure> {
     }
 }
 
+fn unread(name: &str, error: &io::Error) -> Failure {
+    format!("{name}: {error}; name a file with an entry a line, or - for standard input").into()
+}
+
 fn read(mut reader: impl BufRead, name: &str, mut jsonl: bool) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(|error| format!("{name}: {error}"))?;
+        let read = reader.read_until(b'\n', &mut line).map_err(|error| unread(name, &error))?;
         if read == 0 {
             break;
         }
@@ -98,7 +102,8 @@ pub fn text_of(entry: &Entry, fields: &[&str]) -> Result<String, Failure> {
     }
 }
 
-/// Where results go: a file, written beside its target and renamed when whole, or standard output.
+/// Where results go: a file, written beside its target and renamed when whole, or standard output. One that is dropped
+/// before there is a result leaves nothing behind.
 pub enum Sink {
     /// Standard output.
     Stdout,
@@ -116,7 +121,7 @@ impl Sink {
         let mut part = target.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
-        let temporary = File::create(&part).map_err(|error| format!("{}: {error}", part.display()))?;
+        let temporary = File::create(&part).map_err(|error| unwritten(&part, &error))?;
         Ok(Sink::File { temporary, part, target: target.into() })
     }
 
@@ -127,10 +132,10 @@ impl Sink {
     pub fn write(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
         match self {
             Sink::Stdout => crate::output::json(value),
-            Sink::File { temporary, .. } => {
+            Sink::File { temporary, part, .. } => {
                 let mut line = serde_json::to_vec(value)?;
                 line.push(b'\n');
-                Ok(io::Write::write_all(temporary, &line)?)
+                Ok(io::Write::write_all(temporary, &line).map_err(|error| unwritten(part, &error))?)
             }
         }
     }
@@ -150,14 +155,29 @@ impl Sink {
     /// # Errors
     /// If it cannot be renamed.
     pub fn finish(self) -> Result<(), Failure> {
-        match self {
+        match &self {
             Sink::Stdout => Ok(()),
             Sink::File { temporary, part, target } => {
-                temporary.sync_all()?;
-                Ok(std::fs::rename(part, target)?)
+                temporary.sync_all().map_err(|error| unwritten(part, &error))?;
+                Ok(std::fs::rename(part, target).map_err(|error| unwritten(target, &error))?)
             }
         }
     }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Sink::File { part, .. } = self
+            && std::fs::metadata(&*part).is_ok_and(|file| file.len() == 0)
+        {
+            // An empty file that cannot be removed does no harm.
+            let _ = std::fs::remove_file(part);
+        }
+    }
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}; name a file that can be written", path.display())
 }
 
 #[cfg(test)]

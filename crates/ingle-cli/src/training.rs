@@ -13,9 +13,13 @@ use serde_json::{Value, json};
 
 use crate::{Failure, interrupt, output};
 
+mod args;
+
+pub use args::{MachineArgs, RunArgs};
+
 /// How what happens is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
+enum Shown {
     /// To people, on standard error.
     People,
     /// To programs: lines of JSON on standard output.
@@ -37,7 +41,7 @@ impl Display {
     ///
     /// # Errors
     /// If Ctrl-C cannot be listened to.
-    pub fn new(shown: Shown) -> Result<Self, Failure> {
+    fn new(shown: Shown) -> Result<Self, Failure> {
         let target = match shown {
             Shown::People if io::stderr().is_terminal() => ProgressDrawTarget::stderr(),
             _ => ProgressDrawTarget::hidden(),
@@ -53,7 +57,7 @@ impl Display {
     ///
     /// # Errors
     /// If nobody can be told.
-    pub fn finish(&self, outcome: &Outcome, out: &Path) -> Result<(), Failure> {
+    fn finish(&self, outcome: &Outcome, out: &Path) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         let ending = match outcome.ending {
             Ending::Done => "done",

@@ -4,12 +4,13 @@
 //! What an architecture has of its own is plain data in [`DecoderConfig`]; its file fills that in. Tensors and
 //! fields have the names that checkpoints and `config.json` give them.
 
+use ingle_nn::quantise::RowOrder;
 use ingle_nn::random::stream;
 use ingle_nn::{
     Activations, Batch, Bias, CacheLayer, Dropout, Embedding, Head, KvCache, Linear, Parameters, Result, RmsNorm,
     RmsNormConfig, RotaryConfig, RotaryEmbedding, Routes, Visitor, Weights,
 };
-use ingle_tensor::{Activation, DType, DeviceHandle, Tensor, grad};
+use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor, grad};
 
 use crate::config::LayerType;
 use crate::scores::Scores;
@@ -50,6 +51,28 @@ pub(crate) struct DecoderConfig {
     /// Of the sliding layers.
     pub rope_local: RotaryConfig,
     pub head: Head,
+}
+
+impl DecoderConfig {
+    /// In which order the rows of `q_proj` and of `k_proj` stand: what RoPE turns together stands together where it says
+    /// so.
+    pub(crate) fn qk_rows(&self) -> [RowOrder; 2] {
+        match self.rope.layout {
+            RopeLayout::Interleaved => {
+                [self.num_attention_heads, self.num_key_value_heads].map(|heads| RowOrder::Interleaved { heads })
+            }
+            RopeLayout::Halves => [RowOrder::Unchanged; 2],
+        }
+    }
+}
+
+/// The order of the rows of a layer of this name, with those of `q_proj` and of `k_proj` given.
+pub(crate) fn row_order(layer: &str, [queries, keys]: [RowOrder; 2]) -> RowOrder {
+    match layer.rsplit('.').next() {
+        Some("q_proj") => queries,
+        Some("k_proj") => keys,
+        _ => RowOrder::Unchanged,
+    }
 }
 
 /// Where a block normalises.
@@ -319,6 +342,8 @@ pub(crate) struct Decoder {
     norm: RmsNorm,
     scores: Scores,
     head: Head,
+    /// The order of the rows of `q_proj` and of `k_proj`.
+    qk_rows: [RowOrder; 2],
 }
 
 impl Decoder {
@@ -352,6 +377,7 @@ impl Decoder {
             norm,
             scores: Scores { lm_head, soft_cap: config.final_logit_softcapping },
             head: config.head,
+            qk_rows: config.qk_rows(),
             prefixes,
         })
     }
@@ -414,5 +440,9 @@ impl Model for Decoder {
 
     fn device(&self) -> &DeviceHandle {
         &self.device
+    }
+
+    fn row_order(&self, layer: &str) -> RowOrder {
+        row_order(layer, self.qk_rows)
     }
 }

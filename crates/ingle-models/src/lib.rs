@@ -69,7 +69,7 @@ mod rope;
 mod save;
 mod scores;
 
-pub use adapter::{attach, fuse};
+pub use adapter::{adapter, attach, fuse};
 pub use create::{CreateOptions, create};
 pub use export::{Export, ExportedTensor};
 pub use gguf::{GgufType, Plan as GgufPlan};

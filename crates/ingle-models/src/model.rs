@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! What the engine may ask of a model, whatever its architecture.
 
+use ingle_nn::quantise::RowOrder;
 use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Result};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
@@ -31,6 +32,12 @@ pub trait Model: Parameters + Send + Sync {
 
     /// Where the weights are.
     fn device(&self) -> &DeviceHandle;
+
+    /// In which order the rows of a layer's weight stand, beside that of a checkpoint in safetensors: GGUF files of some
+    /// architectures have another.
+    fn row_order(&self, _layer: &str) -> RowOrder {
+        RowOrder::Unchanged
+    }
 }
 
 /// What a model is, for people and for the engine.

@@ -101,6 +101,18 @@ impl Adapter {
         Adapter { layers: self.layers.into_iter().filter_map(renamed).collect() }
     }
 
+    /// The same, of which `change` makes each layer's part another.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn map(self, change: impl Fn(&str, Lora) -> Result<Lora>) -> Result<Self> {
+        let changed = |(name, lora): (String, Lora)| {
+            let lora = change(&name, lora)?;
+            Ok((name, lora))
+        };
+        Ok(Adapter { layers: self.layers.into_iter().map(changed).collect::<Result<_>>()? })
+    }
+
     /// How many weights it has.
     pub fn parameters(&self) -> usize {
         self.layers.values().flat_map(Lora::matrices).map(|matrix| matrix.shape().elements()).sum()
@@ -111,8 +123,7 @@ impl Adapter {
     /// # Errors
     /// The device's own.
     pub fn cast(self, dtype: DType) -> Result<Self> {
-        let cast = |(name, lora): (String, Lora)| Ok((name, lora.cast(dtype)?));
-        Ok(Adapter { layers: self.layers.into_iter().map(cast).collect::<Result<_>>()? })
+        self.map(|_, lora| lora.cast(dtype))
     }
 
     /// Gives the model's layers their parts, as `id`. A model that has an `id` already has it replaced. If it fails, the

@@ -175,6 +175,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// How many files there are.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
     /// Every tensor with its name, sorted by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -319,6 +324,26 @@ impl Checkpoint {
             files[tensor.file].1.push((name, tensor));
         }
         files
+    }
+
+    /// Whether it is a model's GGUF file, or the parts of one.
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.tensors.values().any(|tensor| matches!(tensor.stored, Stored::Ggml(_)))
+    }
+
+    /// All bytes of the first file in pieces, in order: each tensor with its name, and what stands between them.
+    pub(crate) fn pieces(&self) -> Vec<(Option<(&str, &StoredTensor)>, Bytes)> {
+        let Some(file) = self.files.first() else { return Vec::new() };
+        let mut tensors: Vec<_> = self.tensors().filter(|(_, tensor)| tensor.file == 0 && tensor.bytes() > 0).collect();
+        tensors.sort_by_key(|(_, tensor)| tensor.range.start);
+        let (mut pieces, mut at) = (Vec::with_capacity(2 * tensors.len() + 1), 0);
+        for (name, tensor) in tensors {
+            pieces.push((None, file.content.part(at..tensor.range.start)));
+            pieces.push((Some((name, tensor)), file.content.part(tensor.range.clone())));
+            at = tensor.range.end;
+        }
+        pieces.push((None, file.content.part(at..file.content.bytes().len())));
+        pieces
     }
 
     /// The file that holds a tensor, for messages.

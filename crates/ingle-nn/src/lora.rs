@@ -165,6 +165,15 @@ impl Lora {
         Ok(Lora { a: self.a.cast(dtype)?, b: self.b.cast(dtype)?, ..self })
     }
 
+    /// The same for a layer whose outputs come in another order: what was output `from[i]` is output `i`.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::take_rows`].
+    pub fn reorder(self, from: &[i32]) -> Result<Self> {
+        let from = Tensor::from_slice(self.b.device(), from, [from.len()])?;
+        Ok(Lora { b: self.b.take_rows(&from)?, ..self })
+    }
+
     /// Rows of `a`, columns of `b`.
     pub fn rank(&self) -> usize {
         self.a.shape()[0]

@@ -33,6 +33,36 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+//!
+//! Derivatives of a function of tensors, as it stands:
+//!
+//! ```
+//! # #[cfg(not(feature = "conformance"))] fn main() {}
+//! # #[cfg(feature = "conformance")] fn main() -> Result<(), ingle_tensor::Error> {
+//! # use std::sync::Arc;
+//! use ingle_tensor::conformance::Reference; // any device
+//! use ingle_tensor::{DeviceHandle, Error, Tensor, grad};
+//!
+//! let device: DeviceHandle = Arc::new(Reference::new());
+//! let x = [Tensor::from_slice(&device, &[1f32, 2.0, 3.0], [3])?];
+//! let cube = |x: &[Tensor]| x[0].mul(&x[0])?.mul(&x[0]);
+//!
+//! // A loss, and its gradient: 3x².
+//! let (loss, gradients) = grad::value_and_grad(|x| Ok::<_, Error>(cube(x)?.sum_axis(0)?), &x)?;
+//! assert_eq!((loss.to_vec::<f32>()?, gradients[0].to_vec::<f32>()?), (vec![36.0], vec![3.0, 12.0, 27.0]));
+//!
+//! // A result, and what pulls a cotangent back through it.
+//! let (y, pullback) = grad::vjp(cube, &x)?;
+//! let pulled = pullback.pull(&y)?;
+//! assert_eq!(pulled[0].to_vec::<f32>()?, [3.0, 96.0, 729.0]);
+//!
+//! // A result, and its derivative along a tangent.
+//! let tangent = Tensor::from_slice(&device, &[1f32, 0.0, -1.0], [3])?;
+//! let (_, derivative) = grad::jvp(cube, &x, &[tangent])?;
+//! assert_eq!(derivative.to_vec::<f32>()?, [3.0, 0.0, -27.0]);
+//! # Ok(()) }
+//! ```
+
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod device;

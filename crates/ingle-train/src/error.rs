@@ -63,8 +63,8 @@ impl Error {
         Error::File { path: path.into(), message: message.to_string() }
     }
 
-    /// Examples that cannot be read.
-    pub(crate) fn unread(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+    /// The error that the examples at a path cannot be read.
+    pub fn unread(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         Error::file(path, format!("{error}; name a file of examples that can be read"))
     }
 

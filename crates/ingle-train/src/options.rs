@@ -94,8 +94,11 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
-    /// Refuses what cannot be met.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Refuses what cannot be met, as [`Trainer::new`](crate::Trainer::new) does.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn check(&self) -> Result<()> {
         self.optimizer.check()?;
         self.schedule.check()?;
         if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {

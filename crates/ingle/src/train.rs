@@ -24,6 +24,7 @@
 mod config;
 mod folder;
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,14 +130,17 @@ impl FinetuneOptions {
 ///
 /// # Errors
 /// A model or data that are not there or malformed, with file and line; options that cannot be met; a loss that is no
-/// number any more; a folder that cannot be written. What was saved before stays.
+/// number any more; a folder that cannot be written. What was saved before stays; where no step was made, the folder is as
+/// it was, or not there.
 pub fn finetune(model: &str, options: &FinetuneOptions, observer: &mut dyn Observer) -> Result<Outcome> {
     let files = discover::resolve(model)?;
     if options.adapter.is_none() && files.gguf()?.is_some() {
         let expected = "a directory of safetensors, or an adapter to train beside the model".into();
         return Err(Error::Option { option: "model", expected, found: files.name() });
     }
-    let folder = Folder::open(&options.out, options.start)?;
+    options.training.check()?;
+    options.adapter.as_ref().map(LoraConfig::check).transpose()?;
+    let mut folder = Folder::open(&options.out, options.start)?;
     let device = options.machine.device()?;
     let load_options = ingle_models::LoadOptions { dtype: options.machine.dtype };
     // Data first: what is wrong with them is found before a large model is read.
@@ -161,7 +165,7 @@ pub fn finetune(model: &str, options: &FinetuneOptions, observer: &mut dyn Obser
         match trained {
             Trained::Weights => folder.put("model", |out| Ok(save(out, &files, &weights(&mut *model))?))?,
             Trained::Adapter(id) => {
-                let adapter = Adapter::of(&mut *model, id);
+                let adapter = ingle_models::adapter(&mut *model, id)?;
                 folder.put("adapter", |out| Ok(adapter.save(out, options.adapter_format, &files.name())?))?;
             }
         }
@@ -192,10 +196,14 @@ pub struct ScratchOptions {
 /// As [`finetune`], and for a configuration that describes no model.
 pub fn from_scratch(options: &ScratchOptions, observer: &mut dyn Observer) -> Result<Outcome> {
     let (training, documents) = (options.config.training_options()?, options.config.data.documents()?);
-    let folder = Folder::open(&options.out, options.start)?;
+    training.check()?;
+    let mut folder = Folder::open(&options.out, options.start)?;
     let device = options.machine.device()?;
-    let text = std::fs::read_to_string(&options.data)
-        .map_err(|error| Error::Output { path: options.data.clone(), message: error.to_string() })?;
+    if let Some(validation) = &options.validation {
+        // Before a tokeniser is made, which takes its time.
+        File::open(validation).map_err(|error| TrainError::unread(validation, &error))?;
+    }
+    let text = std::fs::read_to_string(&options.data).map_err(|error| TrainError::unread(&options.data, &error))?;
     let text = if is_jsonl(&options.data) { texts(&text) } else { text };
     let files = folder.beginning(&options.config, &text)?;
     let tokenizer = Tokenizer::from_files(&files)?;

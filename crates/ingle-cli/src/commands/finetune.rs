@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! `ingle finetune`: teach a model from examples.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
-use ingle::DType;
 use ingle::train::{
-    AdamOptions, AdapterFormat, Decay, FinetuneOptions, Lookahead, LoraConfig, LoraScaling, Machine, Optimizer, Order,
-    PromptLoss, Recompute, Schedule, SgdOptions, Start, Target, TrainOptions, Until, finetune,
+    AdamOptions, AdapterFormat, Decay, FinetuneOptions, Lookahead, LoraConfig, LoraScaling, Optimizer, Order,
+    PromptLoss, Recompute, Schedule, SgdOptions, Target, TrainOptions, Until, finetune,
 };
 
 use crate::Failure;
-use crate::args::{dtype, part, positive, positive_number, size};
-use crate::training::{Display, Shown};
+use crate::args::{part, positive, positive_number};
+use crate::training::{MachineArgs, RunArgs};
 
 /// Teach a model from examples of what it should say
 ///
@@ -40,25 +37,8 @@ pub struct Args {
     #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
     model: String,
 
-    /// The examples: JSONL, or a plain text if the name ends otherwise
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-
-    /// Examples on which the loss is measured
-    #[arg(long, value_name = "FILE")]
-    valid: Option<PathBuf>,
-
-    /// The folder to make
-    #[arg(long, short, value_name = "DIR")]
-    out: PathBuf,
-
-    /// Go on from the newest checkpoint in the folder, if there is one
-    #[arg(long)]
-    resume: bool,
-
-    /// Print what happens as lines of JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 
     #[command(flatten)]
     adapter: AdapterArgs,
@@ -220,35 +200,6 @@ enum Optimizers {
     Nesterov,
 }
 
-/// What a training runs on.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Machine")]
-pub struct MachineArgs {
-    /// Backend to train on: cpu, or MLX's where it is built in
-    #[arg(long, value_name = "NAME")]
-    device: Option<String>,
-
-    /// Keep the weights in this dtype: f32, bf16 or f16; as stored if not given (f32 for a new model). The optimiser
-    /// keeps exact ones beside those of half width
-    #[arg(long, value_name = "DTYPE", value_parser = dtype)]
-    dtype: Option<DType>,
-
-    /// Threads to compute with; one for each core if not given
-    #[arg(long, value_name = "N", value_parser = positive)]
-    threads: Option<usize>,
-
-    /// Memory that the training may take, for example 6GiB; unlimited if not given
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    memory_limit: Option<usize>,
-}
-
-impl MachineArgs {
-    pub fn machine(self) -> Machine {
-        let MachineArgs { device, dtype, threads, memory_limit } = self;
-        Machine { device, dtype, threads, memory_limit }
-    }
-}
-
 impl AdapterArgs {
     fn config(&self) -> Option<LoraConfig> {
         let rank = self.lora_rank?;
@@ -307,8 +258,8 @@ impl Args {
         let adapter = self.adapter.config();
         let learning_rate = if adapter.is_some() { 2e-4 } else { 2e-5 };
         let options = FinetuneOptions {
-            validation: self.valid,
-            start: if self.resume { Start::Resume } else { Start::New },
+            validation: self.run.valid.clone(),
+            start: self.run.start(),
             adapter,
             adapter_format: match self.adapter.adapter_format {
                 Format::Peft => AdapterFormat::Peft,
@@ -320,13 +271,11 @@ impl Args {
             bpe_dropout: self.data_options.bpe_dropout,
             training: self.training.options(&self.data_options, learning_rate),
             machine: self.machine.machine(),
-            ..FinetuneOptions::new(self.data, self.out)
+            ..FinetuneOptions::new(&self.run.data, &self.run.out)
         };
         if !options.template.contains("{text}") {
             return Err(format!("--template: expected {{text}} in it, found `{}`", options.template).into());
         }
-        let mut display = Display::new(if self.json { Shown::Json } else { Shown::People })?;
-        let outcome = finetune(&self.model, &options, &mut display)?;
-        display.finish(&outcome, &options.out)
+        self.run.show(|display| finetune(&self.model, &options, display))
     }
 }

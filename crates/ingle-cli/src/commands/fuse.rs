@@ -11,17 +11,18 @@ use crate::{Failure, interrupt, output};
 /// Merge a LoRA adapter into its model for good
 ///
 /// What comes out is a model like the one it was made of, in the same form: dense
-/// weights stay dense, those in MLX's quantised format are unpacked, changed and
-/// quantised again. It needs no adapter any more, and runs as fast as before.
-/// What is written comes to its place when it is whole.
+/// weights stay dense, those in MLX's quantised format or in GGUF's are unpacked,
+/// changed and quantised again. It needs no adapter any more, and runs as fast as
+/// before. What is written comes to its place when it is whole.
 ///
 /// Examples:
 ///   ingle fuse --model Qwen/Qwen3-0.6B --adapter adapters/formal --out qwen3-formal
 ///   ingle generate --model qwen3-formal --prompt "Dear Sir"
+///   ingle fuse --model qwen3-Q8_0.gguf --adapter adapters/formal --out formal.gguf
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// A model directory, the name of a pulled model (owner/name), or `demo`
+    /// A model directory, a .gguf file, the name of a pulled model (owner/name), or `demo`
     #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
     model: String,
 
@@ -29,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
 
-    /// The directory to write
+    /// The directory to write; a .gguf file if the model is one
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 

@@ -3,11 +3,10 @@
 
 use std::path::PathBuf;
 
-use ingle::train::{ScratchConfig, ScratchOptions, Start, from_scratch};
+use ingle::train::{ScratchConfig, ScratchOptions, from_scratch};
 
-use super::finetune::MachineArgs;
 use crate::Failure;
-use crate::training::{Display, Shown};
+use crate::training::{MachineArgs, RunArgs};
 
 /// What follows the words of the command line.
 const CONFIGURATION: &str = "\
@@ -69,25 +68,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// The text to learn; or JSONL, as `ingle finetune` takes it
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-
-    /// A text on which the loss is measured
-    #[arg(long, value_name = "FILE")]
-    valid: Option<PathBuf>,
-
-    /// The folder to make
-    #[arg(long, short, value_name = "DIR")]
-    out: PathBuf,
-
-    /// Go on from the newest checkpoint in the folder, if there is one
-    #[arg(long)]
-    resume: bool,
-
-    /// Print what happens as lines of JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 
     #[command(flatten)]
     machine: MachineArgs,
@@ -97,14 +79,12 @@ impl Args {
     pub fn run(self) -> Result<(), Failure> {
         let options = ScratchOptions {
             config: ScratchConfig::open(&self.config)?,
-            data: self.data,
-            validation: self.valid,
-            out: self.out,
-            start: if self.resume { Start::Resume } else { Start::New },
+            data: self.run.data.clone(),
+            validation: self.run.valid.clone(),
+            out: self.run.out.clone(),
+            start: self.run.start(),
             machine: self.machine.machine(),
         };
-        let mut display = Display::new(if self.json { Shown::Json } else { Shown::People })?;
-        let outcome = from_scratch(&options, &mut display)?;
-        display.finish(&outcome, &options.out)
+        self.run.show(|display| from_scratch(&options, display))
     }
 }

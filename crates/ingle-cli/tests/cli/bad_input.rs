@@ -233,7 +233,19 @@ fn tokens_outside_the_vocabulary_bad() {
 
 #[test]
 fn files_that_are_not_there_bad() {
-    says(&fails(&mut ingle(&["batch", "/no/such/file"]), 1), &["/no/such/file"]);
+    let advice = "name a file with an entry a line, or - for standard input";
+    says(&fails(&mut ingle(&["batch", "/no/such/file"]), 1), &["/no/such/file", advice]);
+    says(&fails(&mut ingle(&["classify", "--top", "1", "/no/such/file"]), 1), &["/no/such/file", advice]);
+    says(&fails(&mut ingle(&["classify", "--top", "1", "/"]), 1), &["/: Is a directory", advice]);
+    let folder = tempfile::tempdir().unwrap();
+    let (prompts, out) = (folder.path().join("a.txt"), folder.path().join("out.jsonl"));
+    fs::write(&prompts, "a\n").unwrap();
+    let [prompts, out] = [prompts, out].map(|path| path.display().to_string());
+    for command in [&["batch"][..], &["classify", "--top", "1"]] {
+        let model = [&prompts, "-o", &out, "--model", "/no/such/model"];
+        says(&fails(&mut ingle(&[command, &model].concat()), 1), &["/no/such/model"]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left of a result that is none");
+    }
     says(&fails(&mut ingle(&["models", "/no/such/folder"]), 1), &["/no/such/folder"]);
     says(&fails(&mut ingle(&["chat", "--load", "/no/such/talk"]), 1), &["/no/such/talk"]);
 }

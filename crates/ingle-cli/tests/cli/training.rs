@@ -217,7 +217,7 @@ fn bad_usage_and_bad_data_bad() {
         let args = bench.finetune("out", more);
         let line = fails(&mut ingle(&args.iter().map(String::as_str).collect::<Vec<_>>()), code);
         assert!(line.contains(expected), "{line}");
-        let _ = std::fs::remove_dir_all(bench.path("out"));
+        assert!(!bench.path("out").exists(), "{more:?} has left something behind");
     };
     says(&["--lora-rank", "0"], 1, "rank: expected at least 1, found 0");
     says(&["--lora-rank", "4", "--lora-targets", "w_proj"], 1, "targets: expected layers that the model has: ");
@@ -236,4 +236,44 @@ fn bad_usage_and_bad_data_bad() {
     std::fs::remove_dir_all(bench.path("out")).unwrap();
     std::fs::write(bench.path("train.jsonl"), "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n").unwrap();
     says(&[], 1, "train.jsonl, line 2: expected an object with `text`");
+    std::fs::remove_file(bench.path("valid.jsonl")).unwrap();
+    std::fs::write(bench.path("train.jsonl"), "{\"text\": \"a b c\"}\n").unwrap();
+    says(&[], 1, "valid.jsonl: No such file or directory (os error 2); name a file of examples that can be read");
+}
+
+/// Whatever is refused, and however late: the folder is as it was.
+#[test]
+fn a_training_that_does_not_begin_leaves_nothing_bad() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("text.txt"), "Who lit the fire? The cook lit the fire.\n".repeat(20)).unwrap();
+    std::fs::create_dir(bench.path("there")).unwrap();
+    let says = |config: &str, files: [&str; 3], expected: &str| {
+        std::fs::write(bench.path("small.toml"), config).unwrap();
+        let [config, data, valid] = files.map(|name| bench.text(name));
+        for out in ["there", "new/within/new"] {
+            let out = bench.text(out);
+            let train = ["train", "--config", &config, "--data", &data, "--valid", &valid, "--out", &out];
+            let line = fails(&mut ingle(&train), 1);
+            assert!(line.contains(expected), "{line}");
+            assert_eq!(std::fs::read_dir(bench.path("there")).unwrap().count(), 0, "{expected}");
+            assert!(!bench.path("new").exists(), "{expected}");
+        }
+    };
+    let config = |model: &str, training: &str| {
+        format!(
+            "[model]\nmodel_type = \"llama\"\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 1\n\
+             num_attention_heads = 2\n{model}\n[tokenizer]\nvocab_size = 280\n\
+             [training]\nsteps = 3\nlearning_rate = 1e-2\n{training}\n"
+        )
+    };
+    let files = ["small.toml", "text.txt", "text.txt"];
+    says(&config("", "dropout = 1.5"), files, "dropout: expected a number from 0 and below 1, found 1.5");
+    says(&config("num_key_value_heads = 3", ""), files, "num_key_value_heads: expected a divisor");
+    let missing = |name: &str, advice: &str| format!("{name}: No such file or directory (os error 2); {advice}");
+    let plain = config("", "");
+    let toml = missing("no.toml", "name a TOML file with [model], [tokenizer] and [training]");
+    says(&plain, ["no.toml", "text.txt", "text.txt"], &toml);
+    let advice = "name a file of examples that can be read";
+    says(&plain, ["small.toml", "no.txt", "text.txt"], &missing("no.txt", advice));
+    says(&plain, ["small.toml", "text.txt", "no.txt"], &missing("no.txt", advice));
 }

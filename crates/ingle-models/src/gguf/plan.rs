@@ -2,7 +2,7 @@
 //! From a decoder to a GGUF file: its metadata and its tensors, as llama.cpp expects them.
 
 use ingle_nn::gguf::{Gguf, GgufHeader};
-use ingle_nn::quantise::{Conversion, Form, Original, RowOrder};
+use ingle_nn::quantise::{Conversion, Form, Original};
 use ingle_nn::{Bias, Error, Head, Result, RopeScaling, RotaryConfig};
 use ingle_tensor::{DType, RopeLayout, Shape};
 
@@ -10,7 +10,7 @@ use super::types::ggml_type;
 use super::{ARCHITECTURES, GgufType, ROPE_FACTORS, names};
 use crate::Summary;
 use crate::config::LayerType;
-use crate::decoder::{BlockNorms, DecoderConfig};
+use crate::decoder::{BlockNorms, DecoderConfig, row_order};
 use crate::export::ExportedTensor;
 
 /// What a GGUF file of a model is to hold, besides its tokeniser.
@@ -99,15 +99,8 @@ fn tensors(
             // Vectors take next to no space.
             false => Form::Float(DType::F32),
         };
-        let heads = match own.rsplit('.').nth(1) {
-            Some("q_proj") => Some(config.num_attention_heads),
-            Some("k_proj") => Some(config.num_key_value_heads),
-            _ => None,
-        };
-        let rows = match heads.filter(|_| architecture == "llama") {
-            Some(heads) => RowOrder::Interleaved { heads },
-            None => RowOrder::Unchanged,
-        };
+        let layer = own.rsplit_once('.').map_or("", |(layer, _)| layer);
+        let rows = row_order(layer, config.qk_rows());
         let shift = if architecture.starts_with("gemma") && own.ends_with("norm.weight") { 1.0 } else { 0.0 };
         ExportedTensor { name, original, conversion: Conversion { form, rows, shift } }
     };

@@ -4,11 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use ingle_models::{LoadOptions, Model, attach, fuse, load, weights};
-use ingle_nn::{Adapter, AdapterFormat, AdapterId, Checkpoint, LoraConfig, ModelFiles, Target, Visitor};
+use ingle_models::{GgufType, LoadOptions, Model, adapter, attach, fuse, load, weights};
+use ingle_nn::gguf::Gguf;
+use ingle_nn::{Adapter, AdapterFormat, AdapterId, Checkpoint, Lora, LoraConfig, ModelFiles, Target, Visitor};
 use ingle_tensor::{DType, DeviceHandle, Tensor};
 
 use crate::common::{Expected, Fixture, Part, Rows, Session, cpu, folders, logits_alone, name_of};
+use crate::export::write_gguf;
 
 const ADAPTERS: [AdapterId; 2] = [AdapterId(4), AdapterId(9)];
 
@@ -237,6 +239,87 @@ fn what_cannot_be_merged_bad() {
     assert!(other.contains("expected a layer of 48 inputs and 64 outputs, as the adapter has it"), "{other}");
     let tied = refused("peft-llama-head", &Fixture::named("llama-v5").path);
     assert!(tied.contains("`lm_head.weight` is missing; the adapter is another model's"), "{tied}");
-    let gguf = folders("gguf-models").remove(0);
-    assert!(refused("peft-qwen3", &gguf).contains("is a GGUF file; give the directory"));
+}
+
+/// A GGUF model of a fixture's weights.
+fn as_gguf(folder: &Path, gguf_type: GgufType, path: &Path) -> ModelFiles {
+    let files = ModelFiles::directory(folder).unwrap();
+    write_gguf(&files, gguf_type, path).unwrap();
+    ModelFiles::open(path).unwrap()
+}
+
+const TOKENS: [i32; 12] = [1, 38, 75, 22, 59, 6, 43, 80, 27, 64, 11, 48];
+
+/// Queries and keys of a Llama stand in another order there: an adapter is the same whatever the file of its base.
+#[test]
+fn adapters_over_gguf_are_those_over_safetensors_good() {
+    let out = tempfile::tempdir().unwrap();
+    for name in ["llama-v5", "qwen3-v5"] {
+        let folder = Fixture::named(name).path;
+        let gguf = as_gguf(&folder, GgufType::F32, &out.path().join(format!("{name}.gguf")));
+        let (mut dense, mut in_gguf) = (load_f32(&ModelFiles::directory(&folder).unwrap()), load_f32(&gguf));
+        // As one would learn it, over either.
+        adapt(&mut *dense);
+        let (learnt, saved) = (adapter(&mut *dense, ADAPTERS[1]).unwrap(), out.path().join(name));
+        learnt.save(&saved, AdapterFormat::Peft, name).unwrap();
+        let device = in_gguf.device().clone();
+        let [plain, expected] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*dense, &TOKENS, adapter));
+        assert!(plain.difference(&expected) / expected.largest() > 0.05);
+        attach(&mut *in_gguf, Adapter::open(&saved, &device).unwrap(), ADAPTERS[1]).unwrap();
+        let found = alone(&*in_gguf, &TOKENS, Some(ADAPTERS[1]));
+        assert!(found.difference(&expected) / expected.largest() < TOLERANCE, "{name}");
+        let again = adapter(&mut *in_gguf, ADAPTERS[1]).unwrap();
+        for ((_, before), (_, after)) in learnt.layers().zip(again.layers()) {
+            let b = |lora: &Lora| lora.matrices()[1].to_vec::<f32>().unwrap();
+            assert_eq!(b(before), b(after), "{name}");
+        }
+        // And merged into either file.
+        let target = out.path().join(format!("{name}-merged.gguf"));
+        let fusion = fuse(&gguf, again, &device).unwrap();
+        fusion.write(&target, |_| Ok::<_, ingle_nn::Error>(())).unwrap();
+        let merged = alone(&*load_f32(&ModelFiles::open(&target).unwrap()), &TOKENS, None);
+        assert!(merged.difference(&expected) / expected.largest() < TOLERANCE, "{name}");
+    }
+}
+
+#[test]
+fn merged_into_every_gguf_good() {
+    let out = tempfile::tempdir().unwrap();
+    let fixtures = folders("gguf-models");
+    assert!(fixtures.len() >= 10, "{fixtures:?}");
+    for folder in fixtures {
+        let name = name_of(&folder);
+        let files = ModelFiles::open(&folder).unwrap();
+        let mut model = load_f32(&files);
+        adapt(&mut *model);
+        let learnt = adapter(&mut *model, ADAPTERS[1]).unwrap();
+        let layers = learnt.layers().count();
+        let target = out.path().join(format!("{name}.gguf"));
+        let fusion = fuse(&files, learnt, &model.device().clone()).unwrap();
+        let (total, mut written) = (fusion.bytes(), 0);
+        let count = |bytes| {
+            written += bytes;
+            Ok::<_, ingle_nn::Error>(())
+        };
+        fusion.write(&target, count).unwrap();
+        assert_eq!(written, total);
+        let [plain, adapted] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*model, &TOKENS, adapter));
+        let merged = ModelFiles::open(&target).unwrap();
+        let apart = alone(&*load_f32(&merged), &TOKENS, None).difference(&adapted) / plain.difference(&adapted);
+        println!("{name:<16}{apart:.1e}");
+        let allowed = match name.rsplit('-').next() {
+            Some("f32") => 1e-4,
+            Some("f16" | "bf16") => 0.02,
+            Some("q8_0") => 0.1,
+            _ => 0.7,
+        };
+        assert!(apart < allowed, "{name}: {apart}");
+        // The same tensors in the same places; others than those of the layers are the same.
+        let [before, after] = [&files, &merged].map(|files| files.gguf().unwrap().unwrap());
+        let describe =
+            |gguf: &Gguf| gguf.tensors().map(|(name, t)| (name.to_owned(), t.describe())).collect::<Vec<_>>();
+        assert_eq!(describe(&before), describe(&after), "{name}");
+        let changed = before.tensors().zip(after.tensors()).filter(|(a, b)| a.1.content() != b.1.content());
+        assert_eq!(changed.count(), layers, "{name}");
+    }
 }

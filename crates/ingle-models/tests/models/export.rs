@@ -27,7 +27,8 @@ const BEYOND: [(&str, &str); 10] = [
     ("qwen3-sliding", "layer_types, sliding_window, attention_bias"),
 ];
 
-fn write_gguf(files: &ModelFiles, gguf_type: GgufType, path: &Path) -> Result<(), Error> {
+/// Writes the model of `files` as a GGUF file without a tokeniser.
+pub fn write_gguf(files: &ModelFiles, gguf_type: GgufType, path: &Path) -> Result<(), Error> {
     let plan = Export::open(files)?.to_gguf(gguf_type)?;
     let (header, computed) = plan.header("a test", |_| {});
     let mut file = header.bytes();

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::Path;
 
-use ingle_tensor::{Bytes, DType, DeviceHandle, Quantization, Shape, Spec, Tensor};
+use ingle_tensor::{BlockFormat, Bytes, DType, DeviceHandle, Quantization, Shape, Spec, Tensor};
 
 use super::Adapter;
 use crate::checkpoint::{Checkpoint, LayerForm, StoredTensor, join};
@@ -23,18 +23,24 @@ pub struct Fusion {
     checkpoint: Checkpoint,
     adapter: Adapter,
     device: DeviceHandle,
+    /// The layer, and the part of it, that a tensor of the files is, if the layer changes.
+    parts: HashMap<String, (String, &'static str)>,
     /// Parts of quantised layers that were computed beside another part, and not yet written.
     ready: HashMap<String, Vec<u8>>,
 }
 
 impl Fusion {
-    /// `adapter`, whose layers have the names of `checkpoint`'s, is to be merged into it, on `device`.
+    /// `adapter`, whose layers have the names that a model calls those of `checkpoint` by, is to be merged into it, on
+    /// `device`.
     ///
     /// # Errors
     /// [`Error::MissingTensor`] and [`Error::UnfitTensor`] for a layer that the checkpoint has not, or in another shape
     /// or form than can be changed.
     pub fn new(checkpoint: Checkpoint, adapter: Adapter, device: &DeviceHandle) -> Result<Self> {
-        let fusion = Fusion { checkpoint, adapter, device: device.clone(), ready: HashMap::new() };
+        let parts = adapter.layers().flat_map(|(layer, _)| PARTS.map(|part| (layer, part)));
+        let in_file = |(layer, part)| (checkpoint.name_in_file(&join(layer, part)), (layer.to_owned(), part));
+        let parts = parts.map(in_file).collect();
+        let fusion = Fusion { checkpoint, adapter, device: device.clone(), parts, ready: HashMap::new() };
         for (layer, lora) in fusion.adapter.layers() {
             fusion.check(layer, lora)?;
         }
@@ -51,18 +57,34 @@ impl Fusion {
         self.adapter.layers().count()
     }
 
-    /// Writes the weight files into `folder`, which is there, under the names that they have. `on_progress` is called
-    /// with the bytes of each tensor when that is written; an error that it gives ends the work.
+    /// Writes the weight files into the folder `target`, which is there, under the names that they have; or, of a GGUF
+    /// model, the file `target`, whose header stays as it is. `on_progress` is called with the bytes of each tensor when
+    /// that is written; an error that it gives ends the work.
     ///
     /// # Errors
     /// [`Error::Output`] if they cannot be written; [`Error::UnfitTensor`] if a number is too large for its dtype; those
     /// of `on_progress`; the device's own.
     pub fn write<E: From<Error>>(
         mut self,
-        folder: &Path,
+        target: &Path,
         mut on_progress: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<(), E> {
         let checkpoint = self.checkpoint.clone();
+        if checkpoint.is_gguf() {
+            let mut file = OutputFile::create(target)?;
+            for (tensor, bytes) in checkpoint.pieces() {
+                let Some((name, tensor)) = tensor else {
+                    file.write(&bytes)?;
+                    continue;
+                };
+                match self.changed(name, tensor)? {
+                    Some(changed) => file.write(&changed)?,
+                    None => file.write(&bytes)?,
+                }
+                on_progress(tensor.bytes())?;
+            }
+            return Ok(file.finish()?);
+        }
         for (name, mut tensors) in checkpoint.by_file() {
             let mut entries = Vec::with_capacity(tensors.len());
             // The widest elements first, so that all are aligned.
@@ -75,7 +97,7 @@ impl Fusion {
                 header.tensor(name, dtype, tensor.shape());
                 entries.push((name, tensor));
             }
-            let mut file = OutputFile::create(&folder.join(name))?;
+            let mut file = OutputFile::create(&target.join(name))?;
             file.write(&header.bytes())?;
             for (name, tensor) in entries {
                 match self.changed(name, tensor)? {
@@ -89,15 +111,11 @@ impl Fusion {
         Ok(())
     }
 
-    /// The layer and the part of it that a tensor is, if the layer changes.
-    fn part<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str, Lora)> {
-        let (layer, part) = name.rsplit_once('.')?;
-        let lora = self.adapter.layers.get(layer).filter(|_| PARTS.contains(&part))?;
-        Some((layer, part, lora.clone()))
-    }
-
     /// How a layer is quantised, if it is.
     fn quantised(&self, layer: &str, weight: &StoredTensor) -> Option<Quantization> {
+        if let Some(format) = weight.block_format() {
+            return Some(Quantization::Blocks(format));
+        }
         match self.checkpoint.affine().map(|affine| affine.form(layer)) {
             Some(LayerForm::Quantised(quantization)) if weight.dtype() == Some(DType::U32) => Some(quantization),
             _ => None,
@@ -112,6 +130,7 @@ impl Fusion {
         };
         let [outputs, inputs] = lora.layer_shape();
         let expected = match self.quantised(layer, weight) {
+            Some(Quantization::Blocks(_)) => Some([outputs, inputs]),
             Some(quantization) => quantization.row_bytes(inputs).map(|bytes| [outputs, bytes / size_of::<u32>()]),
             None => weight.dtype().filter(|dtype| dtype.is_float()).map(|_| [outputs, inputs]),
         };
@@ -129,15 +148,17 @@ impl Fusion {
         if let Some(ready) = self.ready.remove(name) {
             return Ok(Some(ready));
         }
-        let Some((layer, part, lora)) = self.part(name) else { return Ok(None) };
-        let Some(weight) = self.checkpoint.get(&join(layer, "weight")).cloned() else { return Ok(None) };
-        match self.quantised(layer, &weight) {
-            Some(quantization) => {
-                self.requantise(layer, quantization, &lora)?;
+        let Some((layer, part)) = self.parts.get(name).cloned() else { return Ok(None) };
+        let Some(lora) = self.adapter.layers.get(&layer).cloned() else { return Ok(None) };
+        let Some(weight) = self.checkpoint.get(&join(&layer, "weight")).cloned() else { return Ok(None) };
+        match self.quantised(&layer, &weight) {
+            Some(Quantization::Affine { bits, group_size }) => {
+                self.requantise(&layer, Form::Affine { bits, group_size }, &lora)?;
                 Ok(self.ready.remove(name))
             }
-            // Beside a dense weight may stand a bias of whatever name.
-            None if part != "weight" => Ok(None),
+            // Beside another weight may stand a bias of whatever name.
+            _ if part != "weight" => Ok(None),
+            Some(Quantization::Blocks(format)) => self.changed_blocks(name, tensor, format, &lora).map(Some),
             None => {
                 let dtype = tensor.dtype().unwrap_or(DType::F32);
                 let before = self.load(tensor, dtype)?.cast(DType::F32)?;
@@ -147,9 +168,20 @@ impl Fusion {
         }
     }
 
-    /// Computes the parts of a quantised layer anew.
-    fn requantise(&mut self, layer: &str, quantization: Quantization, lora: &Lora) -> Result<()> {
-        let Quantization::Affine { bits, group_size } = quantization else { return Ok(()) };
+    /// The blocks of a changed matrix.
+    fn changed_blocks(&self, name: &str, stored: &StoredTensor, format: BlockFormat, lora: &Lora) -> Result<Vec<u8>> {
+        let rows = lora.layer_shape()[0];
+        let spec = Spec::new([rows, stored.bytes() / rows.max(1)], DType::U8);
+        let blocks = Tensor::from_bytes(&self.device, self.checkpoint.content(stored), spec)?;
+        let before = Tensor::dequantize(vec![blocks], Quantization::Blocks(format), DType::F32)?;
+        let after = self.original(name, &before.add(&lora.change()?)?, DType::F32)?;
+        self.converted(&after, Form::Blocks(format))
+    }
+
+    /// Computes the parts of a layer in MLX's format anew.
+    fn requantise(&mut self, layer: &str, form: Form, lora: &Lora) -> Result<()> {
+        let Form::Affine { bits, group_size } = form else { return Ok(()) };
+        let quantization = Quantization::Affine { bits, group_size };
         let mut parts = Vec::new();
         let mut dtype = DType::F32;
         for part in PARTS {
@@ -165,7 +197,7 @@ impl Fusion {
         let before = Tensor::dequantize(parts, quantization, DType::F32)?;
         let after = before.add(&lora.change()?)?;
         let original = self.original(&join(layer, "weight"), &after, dtype)?;
-        let rows = self.converted(&original, Form::Affine { bits, group_size })?;
+        let rows = self.converted(&original, form)?;
         let columns = lora.layer_shape()[1];
         let (words, groups) = (columns * bits / 8, columns / group_size * dtype.size());
         let mut split = [Vec::new(), Vec::new(), Vec::new()];

@@ -83,7 +83,7 @@ impl Form {
 
 impl RowOrder {
     /// Which of the original's `count` rows is written as row `index`.
-    fn source(self, index: usize, count: usize) -> usize {
+    pub fn source(self, index: usize, count: usize) -> usize {
         match self {
             RowOrder::Unchanged => index,
             RowOrder::Interleaved { heads } => {

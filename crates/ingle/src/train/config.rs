@@ -10,6 +10,7 @@ use ingle_train::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::TrainError;
 use super::folder::output;
 use crate::{Error, Result};
 
@@ -172,10 +173,14 @@ impl ScratchConfig {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// As [`ScratchConfig::parse`]; [`Error::Output`] if the file cannot be read.
+    /// As [`ScratchConfig::parse`]; [`TrainError::File`] if the file cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::parse(&std::fs::read_to_string(path).map_err(|error| output(path, error))?)
+        let unread = |error| TrainError::File {
+            path: path.into(),
+            message: format!("{error}; name a TOML file with [model], [tokenizer] and [training]"),
+        };
+        Self::parse(&std::fs::read_to_string(path).map_err(unread)?)
     }
 
     /// How it is trained.

@@ -32,7 +32,17 @@ fn adapt(model: &mut dyn Model) {
 
 /// The logits of `tokens` by way of an adapter, alone.
 fn alone(model: &dyn Model, tokens: &[i32], adapter: Option<AdapterId>) -> Rows {
-    let mut session = Session::new(model, [1, tokens.len()], DType::BF16);
+    by_way_of(adapter, Session::new(model, [1, tokens.len()], DType::BF16), tokens)
+}
+
+/// The same of [`TOKENS`], with keys and values in f32.
+fn exactly(model: &dyn Model, adapter: Option<AdapterId>) -> Rows {
+    by_way_of(adapter, Session::new(model, [1, TOKENS.len()], DType::F32), &TOKENS)
+}
+
+const TOKENS: [i32; 12] = [1, 38, 75, 22, 59, 6, 43, 80, 27, 64, 11, 48];
+
+fn by_way_of(adapter: Option<AdapterId>, mut session: Session<'_>, tokens: &[i32]) -> Rows {
     session.adapters = vec![adapter];
     session.step(&[Part { sequence: 0, tokens }])
 }
@@ -248,8 +258,6 @@ fn as_gguf(folder: &Path, gguf_type: GgufType, path: &Path) -> ModelFiles {
     ModelFiles::open(path).unwrap()
 }
 
-const TOKENS: [i32; 12] = [1, 38, 75, 22, 59, 6, 43, 80, 27, 64, 11, 48];
-
 /// Queries and keys of a Llama stand in another order there: an adapter is the same whatever the file of its base.
 #[test]
 fn adapters_over_gguf_are_those_over_safetensors_good() {
@@ -263,10 +271,10 @@ fn adapters_over_gguf_are_those_over_safetensors_good() {
         let (learnt, saved) = (adapter(&mut *dense, ADAPTERS[1]).unwrap(), out.path().join(name));
         learnt.save(&saved, AdapterFormat::Peft, name).unwrap();
         let device = in_gguf.device().clone();
-        let [plain, expected] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*dense, &TOKENS, adapter));
+        let [plain, expected] = [None, Some(ADAPTERS[1])].map(|adapter| exactly(&*dense, adapter));
         assert!(plain.difference(&expected) / expected.largest() > 0.05);
         attach(&mut *in_gguf, Adapter::open(&saved, &device).unwrap(), ADAPTERS[1]).unwrap();
-        let found = alone(&*in_gguf, &TOKENS, Some(ADAPTERS[1]));
+        let found = exactly(&*in_gguf, Some(ADAPTERS[1]));
         assert!(found.difference(&expected) / expected.largest() < TOLERANCE, "{name}");
         let again = adapter(&mut *in_gguf, ADAPTERS[1]).unwrap();
         for ((_, before), (_, after)) in learnt.layers().zip(again.layers()) {
@@ -277,7 +285,7 @@ fn adapters_over_gguf_are_those_over_safetensors_good() {
         let target = out.path().join(format!("{name}-merged.gguf"));
         let fusion = fuse(&gguf, again, &device).unwrap();
         fusion.write(&target, |_| Ok::<_, ingle_nn::Error>(())).unwrap();
-        let merged = alone(&*load_f32(&ModelFiles::open(&target).unwrap()), &TOKENS, None);
+        let merged = exactly(&*load_f32(&ModelFiles::open(&target).unwrap()), None);
         assert!(merged.difference(&expected) / expected.largest() < TOLERANCE, "{name}");
     }
 }
@@ -303,9 +311,9 @@ fn merged_into_every_gguf_good() {
         };
         fusion.write(&target, count).unwrap();
         assert_eq!(written, total);
-        let [plain, adapted] = [None, Some(ADAPTERS[1])].map(|adapter| alone(&*model, &TOKENS, adapter));
+        let [plain, adapted] = [None, Some(ADAPTERS[1])].map(|adapter| exactly(&*model, adapter));
         let merged = ModelFiles::open(&target).unwrap();
-        let apart = alone(&*load_f32(&merged), &TOKENS, None).difference(&adapted) / plain.difference(&adapted);
+        let apart = exactly(&*load_f32(&merged), None).difference(&adapted) / plain.difference(&adapted);
         println!("{name:<16}{apart:.1e}");
         let allowed = match name.rsplit('-').next() {
             Some("f32") => 1e-4,

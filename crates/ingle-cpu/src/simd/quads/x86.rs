@@ -6,10 +6,26 @@ use std::arch::x86_64::*;
 use super::super::x86::{Avx2, Avx512};
 use super::Quads;
 
-/// What both kinds of dot product of AVX-512 share.
-macro_rules! rounding_avx512 {
+/// What AVX-512 with and without VNNI share: all but the dot product.
+macro_rules! quads_avx512 {
     () => {
+        type Floats = Avx512;
+        type Sums = __m512i;
+        type Weights = __m512i;
+
         vouched! {
+            unsafe fn splat(value: i32) -> __m512i {
+                _mm512_set1_epi32(value)
+            }
+
+            unsafe fn load(from: *const u8) -> __m512i {
+                _mm512_loadu_si512(from.cast())
+            }
+
+            unsafe fn to_floats(sums: __m512i) -> __m512 {
+                _mm512_cvtepi32_ps(sums)
+            }
+
             unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
                 _mm512_add_epi32(a, b)
             }
@@ -34,6 +50,27 @@ macro_rules! rounding_avx512 {
                 _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(numbers));
             }
         }
+
+        #[inline(always)]
+        unsafe fn bits<const WIDTH: usize>(weights: __m512i, place: usize) -> __m512i {
+            // SAFETY: the instruction set is there.
+            unsafe {
+                let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
+                _mm512_and_si512(_mm512_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn join<const PLACES: u32>(low: __m512i, high: __m512i) -> __m512i {
+            // SAFETY: the instruction set is there.
+            unsafe { _mm512_or_si512(low, _mm512_sll_epi16(high, _mm_cvtsi32_si128(PLACES as i32))) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_shifted<const PLACES: u32>(sums: __m512i, more: __m512i) -> __m512i {
+            // SAFETY: the instruction set is there.
+            unsafe { _mm512_add_epi32(sums, _mm512_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
+        }
     };
 }
 
@@ -42,68 +79,23 @@ macro_rules! rounding_avx512 {
 pub(crate) struct Avx512Vnni;
 
 impl Quads for Avx512Vnni {
-    type Floats = Avx512;
-    type Sums = __m512i;
-    type Weights = __m512i;
+    quads_avx512!();
+
     const SHIFT: i32 = 0;
 
     vouched! {
-        unsafe fn splat(value: i32) -> __m512i {
-            _mm512_set1_epi32(value)
-        }
-
-        unsafe fn load(from: *const u8) -> __m512i {
-            _mm512_loadu_si512(from.cast())
-        }
-
         unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
             _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(x))
         }
-
-        unsafe fn to_floats(sums: __m512i) -> __m512 {
-            _mm512_cvtepi32_ps(sums)
-        }
-    }
-
-    rounding_avx512!();
-
-    #[inline(always)]
-    unsafe fn bits<const WIDTH: usize>(weights: __m512i, place: usize) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe {
-            let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
-            _mm512_and_si512(_mm512_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn join<const PLACES: u32>(low: __m512i, high: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_or_si512(low, _mm512_sll_epi16(high, _mm_cvtsi32_si128(PLACES as i32))) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_shifted<const PLACES: u32>(sums: __m512i, more: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_add_epi32(sums, _mm512_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
     }
 }
 
 impl Quads for Avx512 {
-    type Floats = Avx512;
-    type Sums = __m512i;
-    type Weights = __m512i;
+    quads_avx512!();
+
     const SHIFT: i32 = 0;
 
     vouched! {
-        unsafe fn splat(value: i32) -> __m512i {
-            _mm512_set1_epi32(value)
-        }
-
-        unsafe fn load(from: *const u8) -> __m512i {
-            _mm512_loadu_si512(from.cast())
-        }
-
         unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
             // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
             let x = _mm512_set1_epi32(x);
@@ -113,33 +105,6 @@ impl Quads for Avx512 {
             let high = _mm512_madd_epi16(high, _mm512_set1_epi16(16));
             _mm512_add_epi32(sums, _mm512_add_epi32(low, high))
         }
-
-        unsafe fn to_floats(sums: __m512i) -> __m512 {
-            _mm512_cvtepi32_ps(sums)
-        }
-    }
-
-    rounding_avx512!();
-
-    #[inline(always)]
-    unsafe fn bits<const WIDTH: usize>(weights: __m512i, place: usize) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe {
-            let mask = _mm512_set1_epi8(((1u16 << WIDTH) - 1) as i8);
-            _mm512_and_si512(_mm512_srl_epi16(weights, _mm_cvtsi32_si128((place * WIDTH) as i32)), mask)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn join<const PLACES: u32>(low: __m512i, high: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_or_si512(low, _mm512_sll_epi16(high, _mm_cvtsi32_si128(PLACES as i32))) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_shifted<const PLACES: u32>(sums: __m512i, more: __m512i) -> __m512i {
-        // SAFETY: the instruction set is there.
-        unsafe { _mm512_add_epi32(sums, _mm512_sll_epi32(more, _mm_cvtsi32_si128(PLACES as i32))) }
     }
 }
 

@@ -101,7 +101,8 @@ Handle dequantize(
     const Array& scales,
     const Array& offsets,
     std::int32_t group_size,
-    std::int32_t bits);
+    std::int32_t bits,
+    Kind kind);
 
 Handle quantize_rows(const Array& x);
 Handle dequantize_rows(const Array& x);
@@ -141,6 +142,8 @@ std::size_t memory_limit();
 void reset_peak_memory();
 std::size_t set_memory_limit(std::size_t bytes);
 std::size_t set_cache_limit(std::size_t bytes);
+// Waits for all that was begun, and for what MLX frees after it.
+void synchronize();
 void clear_cache();
 
 } // namespace ingle

@@ -147,12 +147,14 @@ mod ffi {
             group_size: i32,
             bits: i32,
         ) -> Result<UniquePtr<Array>>;
+        /// The floats that a quantised matrix stands for.
         fn dequantize(
             words: &Array,
             scales: &Array,
             offsets: &Array,
             group_size: i32,
             bits: i32,
+            kind: Kind,
         ) -> Result<UniquePtr<Array>>;
 
         /// Rows as 8-bit integers and the bytes of their scale: `Op::QuantizeRows`.
@@ -204,6 +206,8 @@ mod ffi {
             cap: f32,
         ) -> Result<UniquePtr<Array>>;
 
+        /// Waits for all that was begun, and for what MLX frees after it.
+        fn synchronize() -> Result<()>;
         fn active_memory() -> usize;
         fn peak_memory() -> usize;
         fn cached_memory() -> usize;

@@ -471,6 +471,9 @@ impl Device for MlxDevice {
     fn memory(&self) -> Memory {
         self.plans.forget_dead();
         self.turns.forget_dead();
+        // On CUDA a thread of MLX's frees what a step made, some time after its results can be read. A stream that
+        // failed says so to who reads next.
+        let _ = bridge::synchronize();
         let active = bridge::active_memory();
         let peak = bridge::peak_memory().max(self.peak_floor.load(Ordering::Relaxed)).max(active);
         Memory { active, peak, cached: bridge::cached_memory() }

@@ -14,8 +14,8 @@
 //!
 //! **What has been run where.** The whole of it on Linux with MLX's CPU build. The code for Metal is the
 //! same, but for the choice of the device and of fused kernels; it has not been run on a Mac by its authors. With MLX's
-//! CUDA build, on an H200, models generate and classify; the conformance suite held there but for 2 of 12,028 cases, and has
-//! not been run to its end since some operations became kernels of our own on CUDA (`bridge/cuda.cc`).
+//! CUDA build, on an H200, the conformance suite holds (13,054 cases, in five minutes, most of them MLX's compiler's), and
+//! models generate and classify. There some operations are kernels of our own (`bridge/cuda.cc`).
 //!
 #![cfg_attr(feature = "mlx", doc = "```")]
 #![cfg_attr(not(feature = "mlx"), doc = "```text")]

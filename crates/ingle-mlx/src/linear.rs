@@ -32,12 +32,20 @@ pub(crate) fn linear(
         return finish(op, &zeros, bias, dtype);
     }
     let k = weight_spec.shape[1];
-    let rows = layout::reshape(op, x, &Shape::from([x_spec.shape.elements() / k, k]))?;
+    let count = x_spec.shape.elements() / k;
+    let rows = layout::reshape(op, x, &Shape::from([count, k]))?;
     let native = engine != Engine::Cpu && dtype != DType::F32;
-    let product = match weight.form {
+    // A bias is added before the one rounding.
+    let own = native && bias.is_none();
+    let form = match weight.form {
+        Form::Affine(affine) if unpacks(engine, &affine, [count, k], own) => {
+            Form::Dense(affine.weights(op, weight_spec.dtype)?)
+        }
+        form => form,
+    };
+    let product = match form {
         Form::Affine(affine) => {
-            // MLX multiplies in the wider dtype of `x` and the scales. A bias is added before the one rounding.
-            let own = native && bias.is_none();
+            // MLX multiplies in the wider dtype of `x` and the scales.
             let rows = if own { rows } else { cast(op, &rows, dtype, DType::F32)? };
             let Affine { words, scales, offsets, .. } = &affine;
             let (group, bits) = (affine.group(), affine.bits());
@@ -49,16 +57,15 @@ pub(crate) fn linear(
             }
             product
         }
-        Form::Dense(weight) if native && dtype == weight_spec.dtype && bias.is_none() => {
+        Form::Dense(weight) if own && dtype == weight_spec.dtype => {
             let product = bridge::linear(rows.get(), weight.get());
             return layout::reshape(op, &Array::new(op, product)?, &output.shape);
         }
-        // A bias is added before the one rounding.
         Form::Dense(weight) if native && dtype == weight_spec.dtype => in_f32(op, &rows, &weight)?,
         // The head's product, on a GPU.
         Form::Dense(weight) if engine != Engine::Cpu && weight_spec.dtype == DType::BF16 => {
             let rows = cast(op, &rows, dtype, DType::F32)?;
-            in_two_parts(op, &rows, &weight, [x_spec.shape.elements() / k, weight_spec.shape[0]])?
+            in_two_parts(op, &rows, &weight, [count, weight_spec.shape[0]])?
         }
         Form::Dense(weight) => {
             let weight = cast(op, &weight, weight_spec.dtype, DType::F32)?;
@@ -72,6 +79,23 @@ pub(crate) fn linear(
     };
     let product = layout::reshape(op, &product, &output.shape)?;
     finish(op, &product, bias, dtype)
+}
+
+/// Whether a quantised weight is unpacked, in memory of this product alone, for so many rows of width `k`; `own` says that
+/// they and the result are of one narrow dtype.
+///
+/// MLX's kernels for CUDA read the packed weight again for every tile of rows, and compute at a quarter of cuBLAS's rate.
+/// That for f32 is compiled anew for each shape of tile, which takes it many seconds, and has no room for more than 32
+/// rows with groups of 128. That for rows of one group needs headers that MLX's own packages do not bring.
+fn unpacks(engine: Engine, affine: &Affine, [rows, k]: [usize; 2], own: bool) -> bool {
+    const FEWEST: usize = 128;
+    const FEWEST_WIDE: usize = 8;
+    let fewest = match () {
+        () if affine.group_size >= k => 2,
+        () if own => FEWEST,
+        () => FEWEST_WIDE,
+    };
+    engine == Engine::Cuda && rows >= fewest
 }
 
 /// `x · weightᵀ` in f32, both being of one narrower dtype, without a copy of the weight in f32, which for the table of a

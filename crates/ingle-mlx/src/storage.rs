@@ -55,10 +55,11 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    /// The floats it stands for, in f32.
-    fn weights(&self, op: &'static str) -> Result<Array> {
+    /// The floats it stands for.
+    pub(crate) fn weights(&self, op: &'static str, dtype: DType) -> Result<Array> {
         let Affine { words, scales, offsets, .. } = self;
-        Array::new(op, bridge::dequantize(words.get(), scales.get(), offsets.get(), self.group(), self.bits()))
+        let (group, bits) = (self.group(), self.bits());
+        Array::new(op, bridge::dequantize(words.get(), scales.get(), offsets.get(), group, bits, kind(dtype)))
     }
 
     /// The group size, as MLX takes it.
@@ -124,7 +125,7 @@ impl MlxStorage {
         match self.form {
             Form::Dense(array) => Ok(array),
             Form::Turned(array) => narrowed(op, &permute(op, &array, &[1, 0])?, dtype),
-            Form::Affine(affine) => narrowed(op, &affine.weights(op)?, dtype),
+            Form::Affine(affine) => affine.weights(op, dtype),
         }
     }
 

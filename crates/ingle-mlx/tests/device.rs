@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use ingle_mlx::MlxDevice;
-use ingle_tensor::{DType, DeviceHandle, Error, Invariance, PagedAttention, Tensor};
+use ingle_tensor::{DType, DeviceHandle, Error, Invariance, PagedAttention, Quantization, Tensor};
 
 fn device() -> DeviceHandle {
     Arc::new(MlxDevice::new().unwrap())
@@ -103,6 +103,43 @@ fn lengths_far_apart_attend_as_alone_good() {
         for (s, together) in together.chunks(4 * width).enumerate() {
             for (a, b) in attend(&[s]).iter().zip(together) {
                 assert!((a - b).abs() < 1e-5, "sequence {s}: {a} alone, {b} together");
+            }
+        }
+    }
+}
+
+/// A GPU may unpack a weight for many rows, and multiply a few with it packed.
+#[test]
+fn quantised_products_of_many_rows_are_those_of_few_good() {
+    let device = device();
+    let (rows, n, k) = (150, 64, 384);
+    let numbers = |count: usize, seed: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 37 + seed * 101) % 211) as f32 / 105.0 - 1.0).collect()
+    };
+    let float = |shape: [usize; 2], seed, dtype| {
+        let list = numbers(shape[0] * shape[1], seed);
+        Tensor::from_slice(&device, &list, shape).unwrap().cast(dtype).unwrap()
+    };
+    for (bits, group_size) in [(2, 32), (3, 64), (4, 64), (5, 128), (6, 32), (8, 128)] {
+        for dtype in DType::FLOATS {
+            let words: Vec<u32> = (0..(n * k * bits / 32) as u32).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+            let words = Tensor::from_slice(&device, &words, [n, k * bits / 32]).unwrap();
+            let parts = vec![words, float([n, k / group_size], 1, dtype), float([n, k / group_size], 2, dtype)];
+            let weight = Tensor::dequantize(parts, Quantization::Affine { bits, group_size }, dtype).unwrap();
+            let bias = Tensor::from_slice(&device, &numbers(n, 4), [n]).unwrap().cast(dtype).unwrap();
+            let x = float([rows, k], 3, dtype);
+            for bias in [None, Some(&bias)] {
+                let product = |start, end| -> Vec<f32> {
+                    x.slice(0, start, end).unwrap().linear(&weight, bias).unwrap().to_f32_vec().unwrap()
+                };
+                let together = product(0, rows);
+                let most = together.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let near = if dtype == DType::F32 { 1e-5 } else { 1e-2 };
+                for start in (0..rows).step_by(5) {
+                    for (a, b) in product(start, start + 5).iter().zip(&together[start * n..]) {
+                        assert!((a - b).abs() <= near * most, "{bits} bits, {dtype}: {a} by few, {b} by many");
+                    }
+                }
             }
         }
     }

@@ -103,6 +103,31 @@ const char* const GLU = R"(
   }
 )";
 
+// A thread for each eight numbers: their bits are as many bytes as one has bits, and lie in the order of the numbers.
+const char* const DEQUANTIZE = R"(
+  const long long eight = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (eight >= static_cast<long long>(words_shape[0]) * words_shape[1] * 4 / BITS) {
+    return;
+  }
+  unsigned long long packed = 0;
+  if (BITS % 4 == 0) {
+    for (int i = 0; i < BITS / 4; i++) {
+      packed |= static_cast<unsigned long long>(words[eight * (BITS / 4) + i]) << (32 * i);
+    }
+  } else {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(words) + eight * BITS;
+    for (int i = 0; i < BITS; i++) {
+      packed |= static_cast<unsigned long long>(bytes[i]) << (8 * i);
+    }
+  }
+  const float scale = scales[eight * 8 / GROUP], offset = offsets[eight * 8 / GROUP];
+  float part[8];
+  for (int i = 0; i < 8; i++) {
+    part[i] = static_cast<float>(packed >> (BITS * i) & ((1 << BITS) - 1)) * scale + offset;
+  }
+  ingle::store<8>(part, out + eight * 8);
+)";
+
 // A thread for each pair that is turned, and one for each feature that is not.
 const char* const ROPE = R"(
   const int heads = x_shape[1], width = x_shape[2], half = frequencies_shape[0];
@@ -229,18 +254,28 @@ int bits(float number) {
   return bits;
 }
 
-// A result like `like`, by so many blocks of threads.
+// What a kernel gives.
+struct Result {
+  Result(mx::Shape shape, mx::Dtype dtype) : shape(std::move(shape)), dtype(dtype) {}
+  // One like this.
+  Result(const mx::array& like) : Result(like.shape(), like.dtype()) {}
+
+  mx::Shape shape;
+  mx::Dtype dtype;
+};
+
+// The result, by so many blocks of threads.
 mx::array launched(
     const Kernel& kernel,
     const std::vector<mx::array>& inputs,
-    const mx::array& like,
+    const Result& result,
     std::pair<int, int> blocks,
     int threads,
     const Constants& constants) {
   return kernel(
       inputs,
-      {like.shape()},
-      {like.dtype()},
+      {result.shape},
+      {result.dtype},
       {blocks.first * threads, blocks.second, 1},
       {threads, 1, 1},
       constants,
@@ -273,6 +308,26 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps) {
       {rows, 1},
       threads_for(width / each, 1024),
       {{"T", x.dtype()}, {"EACH", each}, {"EPS", bits(eps)}});
+}
+
+mx::array dequantize(
+    const mx::array& words,
+    const mx::array& scales,
+    const mx::array& offsets,
+    int group_size,
+    int bits,
+    mx::Dtype dtype) {
+  static const Kernel* own = kernel("ingle_dequantize", {"words", "scales", "offsets"}, DEQUANTIZE);
+  constexpr int THREADS = 256;
+  int width = static_cast<int>(static_cast<std::int64_t>(words.shape(1)) * 32 / bits);
+  std::int64_t eights = static_cast<std::int64_t>(words.shape(0)) * width / 8;
+  return launched(
+      *own,
+      {words, scales, offsets},
+      {{words.shape(0), width}, dtype},
+      {static_cast<int>((eights + THREADS - 1) / THREADS), 1},
+      THREADS,
+      {{"T", dtype}, {"BITS", bits}, {"GROUP", group_size}});
 }
 
 mx::array glu(Activation function, const mx::array& gate, const mx::array& up) {

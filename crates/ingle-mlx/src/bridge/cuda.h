@@ -6,13 +6,23 @@
 
 namespace ingle::cuda {
 
-// Whether the kernels here take `x`: they count threads in 32 bits, and none is launched for nothing.
+// Whether the kernels here take `x`: they go along its last axis, count threads in 32 bits, and none is launched for
+// nothing.
 inline bool takes(const mx::array& x) {
-  return state().engine == Engine::Cuda && x.size() > 0 && x.size() < (std::size_t(1) << 28);
+  return state().engine == Engine::Cuda && x.ndim() > 0 && x.size() > 0 && x.size() < (std::size_t(1) << 28);
 }
 
 // `x / sqrt(mean(x^2) + eps) * weight`, the weight being f32.
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps);
+
+// The floats, in a dtype of two bytes, of a matrix in MLX's quantised format.
+mx::array dequantize(
+    const mx::array& words,
+    const mx::array& scales,
+    const mx::array& offsets,
+    int group_size,
+    int bits,
+    mx::Dtype dtype);
 
 // `function(gate) * up`.
 mx::array glu(Activation function, const mx::array& gate, const mx::array& up);

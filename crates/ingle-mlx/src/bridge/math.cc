@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: EUPL-1.2
 // Element by element, along an axis, and products.
+#include "ingle-mlx/src/bridge/cuda.h"
 #include "ingle-mlx/src/bridge/steps.h"
 
 namespace ingle {
@@ -114,7 +115,16 @@ Handle softmax(const Array& x) {
 
 Handle matmul(const Array& a, const Array& b) {
   Turn turn;
-  return made(mx::matmul(a.get(), b.get()));
+  const auto& left = a.get();
+  const auto& right = b.get();
+  // Where rows do not begin at 16 bytes, cuBLAS splits a product into parts that it adds in their narrow dtype, unless it
+  // reads `b` by columns.
+  bool odd = right.shape(-1) % 8 != 0 || right.shape(-2) % 8 != 0;
+  if (cuda::takes(right) && right.itemsize() == 2 && odd) {
+    auto columns = mx::contiguous(mx::swapaxes(right, -1, -2));
+    return made(mx::matmul(left, mx::swapaxes(columns, -1, -2)));
+  }
+  return made(mx::matmul(left, right));
 }
 
 Handle linear(const Array& x, const Array& weight) {
@@ -156,9 +166,16 @@ Handle dequantize(
     const Array& scales,
     const Array& offsets,
     std::int32_t group_size,
-    std::int32_t bits) {
+    std::int32_t bits,
+    Kind kind) {
   Turn turn;
-  return made(mx::dequantize(words.get(), wide(scales.get()), wide(offsets.get()), group_size, bits));
+  auto dtype = dtype_of(kind);
+  if (dtype != mx::float32 && cuda::takes(words.get())) {
+    return made(cuda::dequantize(words.get(), scales.get(), offsets.get(), group_size, bits, dtype));
+  }
+  // In its dtype MLX rounds the product, too.
+  auto floats = mx::dequantize(words.get(), wide(scales.get()), wide(offsets.get()), group_size, bits);
+  return made(mx::astype(floats, dtype));
 }
 
 } // namespace ingle

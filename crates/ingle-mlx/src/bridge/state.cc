@@ -160,6 +160,11 @@ std::size_t set_cache_limit(std::size_t bytes) {
   return mx::set_cache_limit(bytes);
 }
 
+void synchronize() {
+  Turn turn;
+  mx::synchronize(*state().stream);
+}
+
 void clear_cache() {
   Turn turn;
   mx::clear_cache();

@@ -375,8 +375,12 @@ impl BlockManager {
         if size >= most {
             return false;
         }
-        // Doubling keeps copies rare; where memory is short, a little may still be had.
-        for wanted in [(2 * size).max(size + missing).max(FIRST_BLOCKS), size + size / 8 + 1] {
+        let enough = size + missing;
+        // Doubling keeps copies rare, and pauses at what one sequence can use, since many serve but one at a time; where
+        // memory is short, a little may still be had.
+        let ample = (2 * size).max(enough).max(FIRST_BLOCKS);
+        let ample = if size > 0 && (enough..ample).contains(&pool.least) { pool.least } else { ample };
+        for wanted in [ample, size + size / 8 + 1] {
             let wanted = wanted.min(most);
             match storage.grow(group, wanted) {
                 Ok(()) => {

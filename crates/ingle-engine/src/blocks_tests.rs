@@ -226,6 +226,21 @@ fn a_pool_grows_at_once_to_what_a_sequence_needs_good() {
 }
 
 #[test]
+fn a_pool_pauses_at_what_one_sequence_can_use_good() {
+    // 64 positions of context are 17 blocks at most.
+    let mut manager = manager(&[None], usize::MAX, 0);
+    let mut storage = Storage::new(usize::MAX);
+    let (mut lease, _) = manager.admit(None, &[0], 0);
+    for position in 0..1000 {
+        assert!(manager.reserve(&mut lease, position, position + 1, &mut storage) > position);
+    }
+    assert_eq!(storage.growths, [FIRST_BLOCKS, FIRST_BLOCKS + 1]);
+    let (mut other, _) = manager.admit(None, &[0], 0);
+    assert_eq!(manager.reserve(&mut other, 0, 64, &mut storage), 64);
+    assert_eq!(storage.growths.last(), Some(&(2 * (FIRST_BLOCKS + 1))));
+}
+
+#[test]
 fn groups_leave_each_other_what_one_sequence_needs_ugly() {
     // 64 positions are 17 blocks at most; a window of 6 touches 3.
     let mut manager = manager(&[None, Some(6)], 20, 0);

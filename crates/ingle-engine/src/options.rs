@@ -55,10 +55,6 @@ const LOGITS_BYTES: usize = 128 << 10;
 /// Most that prefixes take of their own accord.
 const PREFIX_BYTES: usize = 256 << 20;
 
-/// Most tokens of a step that prefixes are kept for: a device that computes thousands at once does not let the cache of a
-/// long answer grow by as many.
-const PREFIX_STEP: usize = 512;
-
 /// What the options come to for a model.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -107,7 +103,8 @@ impl EngineOptions {
                 format!("kv_bytes: expected at least {} for a context of one token, found {limit}", bytes(1, 1));
             return Err(Error::Request { message });
         }
-        let kept = bytes(context_length, step_tokens.min(PREFIX_STEP));
+        // However many tokens of it a device computes at once: on a GPU those would be most of it.
+        let one_sequence = bytes(context_length, 1);
         Ok(Setup {
             layers: clipped(&layers, context_length),
             block_size: self.block_size,
@@ -118,7 +115,7 @@ impl EngineOptions {
                 sequences: self.max_sequences,
                 step_tokens,
                 bytes: limit,
-                prefix_bytes: self.prefix_bytes.unwrap_or(kept.min(PREFIX_BYTES)),
+                prefix_bytes: self.prefix_bytes.unwrap_or(one_sequence.min(PREFIX_BYTES)),
             },
             step: StepLimits {
                 tokens: step_tokens,

@@ -76,7 +76,7 @@ impl MemoryPool {
             let message = format!("the system has no {capacity} bytes to give; use a smaller context or batch");
             return Err(Error::Device { op: "allocate", device: "cpu", message });
         };
-        let mut buffer = Buffer { source: Source::Pooled { allocation, pool: self.clone() }, len };
+        let mut buffer = Buffer::new(Source::Pooled { allocation, pool: self.clone() }, len);
         if dirty
             && contents == Contents::Zeros
             && let Some(bytes) = buffer.bytes_mut()
@@ -86,14 +86,14 @@ impl MemoryPool {
         Ok(buffer)
     }
 
-    /// A buffer of zeros for what lasts, such as weights. Such buffers lie side by side on large pages, and are not
+    /// A buffer for what lasts, such as weights. Such buffers lie side by side on large pages, and are not
     /// kept for reuse; unless more is kept than usual, as in a training, whose weights are packed anew at every step.
-    pub(crate) fn take_lasting(self: &Arc<Self>, len: usize) -> Result<Buffer> {
+    pub(crate) fn take_lasting(self: &Arc<Self>, len: usize, contents: Contents) -> Result<Buffer> {
         let capacity = len.next_multiple_of(ALIGNMENT);
         let mut state = self.lock();
         if state.cache_limit > DEFAULT_CACHE_LIMIT {
             drop(state);
-            return self.take(len, Contents::Zeros);
+            return self.take(len, contents);
         }
         state.reserve(capacity)?;
         let fits = state.slab.as_ref().is_some_and(|slab| slab.left() >= capacity);
@@ -105,13 +105,14 @@ impl MemoryPool {
             let message = format!("the system has no {capacity} bytes to give; use a smaller model");
             return Err(Error::Device { op: "allocate", device: "cpu", message });
         };
-        Ok(Buffer { source: Source::Pooled { allocation, pool: self.clone() }, len })
+        Ok(Buffer::new(Source::Pooled { allocation, pool: self.clone() }, len))
     }
 
     /// A buffer over the host's bytes, kept alive and counted until it drops.
     pub(crate) fn share(self: &Arc<Self>, bytes: Bytes) -> Result<Buffer> {
         self.lock().reserve(bytes.len())?;
-        Ok(Buffer { len: bytes.len(), source: Source::Shared { bytes, pool: self.clone() } })
+        let len = bytes.len();
+        Ok(Buffer::new(Source::Shared { bytes, pool: self.clone() }, len))
     }
 
     pub(crate) fn memory(&self) -> Memory {
@@ -288,12 +289,19 @@ impl Slab {
 /// So much zeroed memory from a large page's start on, with the mapping it is in.
 fn map_aligned(capacity: usize) -> Option<(MmapMut, NonNull<u8>)> {
     let mut mapping = MmapMut::map_anon(capacity.checked_add(LARGE_PAGE)?).ok()?;
+    let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
     // Where there are no large pages, small ones will do.
     #[cfg(target_os = "linux")]
-    let _ = mapping.advise(memmap2::Advice::HugePage);
-    let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
+    let _ = mapping.advise_range(memmap2::Advice::HugePage, skipped, on_large_pages(capacity));
     let start = NonNull::new(mapping.get_mut(skipped..)?.as_mut_ptr())?;
     Some((mapping, start))
+}
+
+/// Bytes of a block that go on large pages: a page that would be mostly empty would be memory lost, and there are as
+/// many as there are weights.
+#[cfg(target_os = "linux")]
+fn on_large_pages(capacity: usize) -> usize {
+    (capacity + LARGE_PAGE / 4) / LARGE_PAGE * LARGE_PAGE
 }
 
 // SAFETY: an allocation is plain memory with one owner; nothing in it is tied to a thread.
@@ -346,6 +354,8 @@ struct Aligned;
 pub(crate) struct Buffer {
     source: Source,
     len: usize,
+    /// The same numbers in fewer bits, once somebody wanted them, for the next who does.
+    rounded: Mutex<Option<Arc<Buffer>>>,
 }
 
 #[derive(Debug)]
@@ -355,6 +365,24 @@ enum Source {
 }
 
 impl Buffer {
+    fn new(source: Source, len: usize) -> Self {
+        Buffer { source, len, rounded: Mutex::new(None) }
+    }
+
+    /// What `make` makes of these bytes, which is made once and kept as long as they stay what they are.
+    pub(crate) fn rounded(&self, make: impl FnOnce() -> Result<Arc<Buffer>>) -> Result<Arc<Buffer>> {
+        let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*rounded {
+            return Ok(known.clone());
+        }
+        Ok(rounded.insert(make()?).clone())
+    }
+
+    /// What [`Buffer::rounded`] has made.
+    pub(crate) fn known_rounded(&self) -> Option<Arc<Buffer>> {
+        self.rounded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.source {
             // SAFETY: the allocation holds at least `len` initialised bytes and lives as long as `self`;
@@ -368,6 +396,7 @@ impl Buffer {
 
     /// The bytes to write to; `None` if they are the host's.
     pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        *self.rounded.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
         match &mut self.source {
             Source::Pooled { allocation, .. } => {
                 // SAFETY: as in `bytes`, and `&mut self` is the only access.
@@ -413,7 +442,7 @@ mod tests {
     #[test]
     fn lasting_buffers_lie_side_by_side_and_are_not_reused_good() -> Result<()> {
         let pool = MemoryPool::new();
-        let (mut one, two) = (pool.take_lasting(100)?, pool.take_lasting(64)?);
+        let (mut one, two) = (pool.take_lasting(100, Contents::Zeros)?, pool.take_lasting(64, Contents::Zeros)?);
         assert_eq!(two.bytes().as_ptr() as usize - one.bytes().as_ptr() as usize, 128);
         if let Some(bytes) = one.bytes_mut() {
             bytes.fill(7);
@@ -422,10 +451,10 @@ mod tests {
         assert_eq!(pool.memory().active, 192);
         drop(one);
         assert_eq!(pool.memory(), Memory { active: 64, peak: 192, cached: 0 });
-        let large = pool.take_lasting(SLAB + 1)?;
+        let large = pool.take_lasting(SLAB + 1, Contents::Zeros)?;
         assert!(large.bytes().iter().all(|&byte| byte == 0));
         pool.set_limit(Some(0));
-        assert!(pool.take_lasting(1).is_err());
+        assert!(pool.take_lasting(1, Contents::Zeros).is_err());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ingle_tensor::{DType, Element, Error, Result, Storage, Tensor};
 
-use crate::kernels::Context;
+use crate::kernels::{Context, cast};
 use crate::layout::Layout;
 use crate::memory::Buffer;
 use crate::packed::Packing;
@@ -62,6 +62,26 @@ impl CpuStorage {
         let rows: Vec<usize> = (0..packing.rows_of(&self.layout)).collect();
         let buffer = packing.rows(cx, self.bytes(), &rows, self.dtype)?;
         Ok(CpuStorage::new(buffer, self.layout, self.dtype))
+    }
+
+    /// The same elements of f32 as bf16. They are rounded once for all who multiply them, as long as the buffer lives;
+    /// `None` for what is not f32, or only a small part of its buffer.
+    pub(crate) fn rounded(&self, cx: &Context) -> Result<Option<Self>> {
+        let whole = self.bytes().len() / size_of::<f32>();
+        if self.dtype != DType::F32 || 2 * self.elements() < whole {
+            return Ok(None);
+        }
+        let buffer = self.buffer.rounded(|| {
+            let all = self.clone().view(Layout::contiguous(&[whole].into()));
+            Ok(cast::convert(cx, all, DType::BF16)?.buffer)
+        })?;
+        Ok(Some(CpuStorage { buffer, layout: self.layout.clone(), dtype: DType::BF16, packing: None }))
+    }
+
+    /// The same as [`CpuStorage::rounded`], if somebody has already asked for it.
+    pub(crate) fn known_rounded(&self) -> Option<Self> {
+        let buffer = self.buffer.known_rounded().filter(|_| self.dtype == DType::F32)?;
+        Some(CpuStorage { buffer, layout: self.layout.clone(), dtype: DType::BF16, packing: None })
     }
 
     /// The whole buffer.

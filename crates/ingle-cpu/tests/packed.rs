@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ingle_cpu::{CpuDevice, CpuOptions, Isa};
-use ingle_tensor::{BlockFormat, DType, DeviceHandle, Quantization, Tensor};
+use ingle_tensor::{BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Tensor};
 
 fn device(isa: Isa, threads: usize) -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap())
@@ -156,6 +156,60 @@ fn rows_are_the_same_alone_and_together_good() {
             }
         }
     }
+}
+
+#[test]
+fn rows_of_many_are_those_of_a_few_good() {
+    let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        // One strip and whole panels, several strips and a rest.
+        for (m, n, k) in [(260, 128, 64), (513, 70, 1031)] {
+            let (weight, x) = (dense(&device, DType::BF16, [n, k]), input(&device, [m, k]));
+            let bias = Tensor::from_slice(&device, &numbers(n, 9), [n]).unwrap();
+            for bias in [None, Some(&bias)] {
+                let all = bits(x.linear(&weight, bias).unwrap());
+                for row in [0, 63, 64, m - 1] {
+                    let alone = bits(x.slice(0, row, row + 1).unwrap().linear(&weight, bias).unwrap());
+                    assert_eq!(alone, all[row * n..(row + 1) * n], "{isa}, {m}×{n}×{k}, row {row}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_few_columns_of_a_transpose_are_those_of_all_good() {
+    let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for dtype in [DType::F32, DType::BF16] {
+            for n in [8, 64, 100] {
+                let (m, k) = (40, 300);
+                let x = input(&device, [k, m]).permute(&[1, 0]).unwrap();
+                let weight = input(&device, [k, n]).cast(dtype).unwrap().permute(&[1, 0]).unwrap();
+                let all = bits(x.linear(&weight, None).unwrap());
+                for m in [1, 8, 16] {
+                    let few = bits(x.slice(0, 3, 3 + m).unwrap().linear(&weight, None).unwrap());
+                    assert_eq!(few, all[3 * n..(3 + m) * n], "{isa}, {dtype}, {m} of {n}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_multiplied_may_change_afterwards_ugly() {
+    let device = device(Isa::best(), 2);
+    let (m, n, k) = (300, 64, 64);
+    let weight = dense(&device, DType::BF16, [n, k]);
+    let first = input(&device, [m, k]);
+    let once = first.linear(&weight, None).unwrap();
+    // In place, for nobody else holds it.
+    let twice = Tensor::apply(&Op::Binary(BinaryOp::Add), vec![first, input(&device, [m, k])]).unwrap();
+    let twice = twice.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
+    let doubled: Vec<f32> = once.to_vec::<f32>().unwrap().into_iter().map(|x| 2.0 * x).collect();
+    assert_eq!(twice, doubled);
 }
 
 #[test]

@@ -13,6 +13,16 @@ pub(crate) fn cast(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<Cp
     if storage.dtype() == dtype {
         return Ok(storage);
     }
+    if dtype == DType::BF16
+        && let Some(rounded) = storage.known_rounded()
+    {
+        return Ok(rounded);
+    }
+    convert(cx, storage, dtype)
+}
+
+/// The elements in another dtype, in memory of their own.
+pub(crate) fn convert(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<CpuStorage> {
     with_float_or_integer!(storage.dtype(),
         From => with_float_or_integer!(dtype,
             To => from_float::<From, To>(cx, &storage, |from, to| cx.isa.dispatch(Round { from, to })),

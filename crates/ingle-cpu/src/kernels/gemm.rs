@@ -8,25 +8,24 @@
 
 mod operands;
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use ingle_tensor::DType;
-use ingle_tensor::Result;
+use ingle_tensor::{DType, Result, Spec};
 
-use self::operands::{First, Panels, Word};
-use super::linear::{PanelKernel, Product, Start, tiles};
-use super::{Context, elements_mut};
+use self::operands::{First, Second, Word};
+use super::linear::{Start, tiles};
+use super::{Context, Pointer, contiguous};
 use crate::layout::Layout;
-use crate::memory::Contents;
-use crate::packed::PANEL;
+use crate::number::{Float, with_float};
+use crate::packed::{PANEL, panels};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Pairs;
-use crate::simd::{Factor, Multiplier, ProductKernel, Products, Simd, Widened};
+use crate::simd::{Factor, Kernel, Multiplier, ProductKernel, Products, Simd, Widened};
 use crate::storage::CpuStorage;
 
-/// Steps along the inner axis in a strip: 16 KiB of a panel.
-const STRIP: usize = 64;
+/// Steps along the inner axis in a strip: 64 KiB of a panel, which the second cache holds beside the rows that meet it.
+const STRIP: usize = 256;
 
 /// The most rows in a tile.
 const TILE: usize = 6;
@@ -39,22 +38,22 @@ pub(super) fn is_transposed(layout: &Layout) -> bool {
     }
 }
 
-/// `x [m, k] · wᵀ` for `w [n, k]`, to the `m · n` elements of `out`. In pairs of bf16 if `w` is bf16 and the machine
-/// has their product, else in f32.
+/// `x [m, k] · wᵀ` for `w [n, k]`, as `output` has it. In pairs of bf16 if `w` is bf16 and the machine has their
+/// product, else in f32.
 pub(super) fn product(
     cx: &Context,
     op: &'static str,
     [x, w]: [CpuStorage; 2],
     bias: Option<&[f32]>,
-    out: &mut [f32],
-) -> Result<()> {
+    output: &Spec,
+) -> Result<CpuStorage> {
     #[cfg(target_arch = "x86_64")]
     if w.dtype() == DType::BF16
         && let Some(multiplier) = Multiplier::pairs(cx.isa)
     {
-        return of_words::<Bf16Pairs>(cx, op, multiplier, [x, w], bias, out);
+        return of_words::<Bf16Pairs>(cx, op, multiplier, [x, w], bias, output);
     }
-    of_words::<Widened<f32>>(cx, op, Multiplier::widened(cx.isa), [x, w], bias, out)
+    of_words::<Widened<f32>>(cx, op, Multiplier::widened(cx.isa), [x, w], bias, output)
 }
 
 fn of_words<F: Word>(
@@ -63,28 +62,23 @@ fn of_words<F: Word>(
     multiplier: Multiplier<F>,
     operands: [CpuStorage; 2],
     bias: Option<&[f32]>,
-    out: &mut [f32],
-) -> Result<()> {
+    output: &Spec,
+) -> Result<CpuStorage> {
     let [x, w] = operands;
-    let ([m, _], [n, _]) = (rows_and_columns(x.layout()), rows_and_columns(w.layout()));
+    let ([m, k], [n, _]) = (rows_and_columns(x.layout()), rows_and_columns(w.layout()));
     if bias.is_none() && n <= PANEL / 2 && m > n && is_transposed(x.layout()) {
         // Most of a panel of so few columns would be empty. The transpose has the same bits.
-        let mut across = cx.buffer::<f32>(n * m, Contents::Anything)?;
-        let across = elements_mut::<f32>(&mut across);
-        of_words::<F>(cx, op, multiplier, [w, x], None, across)?;
-        for (row, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
-            out.iter_mut().zip(across.iter().skip(row).step_by(m)).for_each(|(out, value)| *out = *value);
-        }
-        return Ok(());
+        let across = of_words::<F>(cx, op, multiplier, [w, x], None, &Spec::new([n, m], output.dtype))?;
+        let across = across.view(Layout::contiguous(&[n, m].into()).permute(&[1, 0]));
+        let turned = contiguous(cx, across)?;
+        return Ok(turned.view(Layout::contiguous(&output.shape)));
     }
-    let k = rows_and_columns(x.layout())[1];
     let steps = k.div_ceil(F::Factor::DEPTH);
     let first = First::new::<F>(cx, x)?;
-    let second = Panels::pack::<F>(cx, w)?;
-    let start = if bias.is_none() { Start::Zero } else { Start::There };
-    let kernel = Gemm { multiplier, first: &first, second: second.words(), steps, n, start };
-    kernel.check(m);
-    Product { m, n, k, bias }.run(cx, op, out, &kernel)
+    let second = Second::new::<F>(cx, w, m)?;
+    let gemm = Gemm { multiplier, first: &first, second: &second, steps, n, bias };
+    gemm.check(m);
+    with_float!(op, output.dtype, T => cx.make::<T>(&output.shape, |out| gemm.run(cx, op, m, out)))
 }
 
 /// A matrix's sizes; leading axes count as rows.
@@ -99,44 +93,140 @@ fn rows_and_columns(layout: &Layout) -> [usize; 2] {
 struct Gemm<'a, F: Word> {
     multiplier: Multiplier<F>,
     first: &'a First,
-    second: &'a [u32],
+    second: &'a Second,
     /// Words of a row.
     steps: usize,
     n: usize,
-    start: Start,
+    /// What each column's sums begin with.
+    bias: Option<&'a [f32]>,
+}
+
+/// The most rows whose products with a panel are summed before they are rounded and written.
+const ROWS: usize = 256;
+
+/// Units of work that a thread takes, about: enough for the threads to end together.
+const UNITS: usize = 16;
+
+/// Room for the sums of some rows with a panel, which stay in the second cache meanwhile.
+#[repr(align(64))]
+struct Spare {
+    _sums: [[f32; PANEL]; ROWS],
 }
 
 impl<F: Word> Gemm<'_, F> {
     /// The bounds that the kernel relies on.
     fn check(&self, m: usize) {
-        let Gemm { first, second, steps, n, .. } = self;
+        let Gemm { first, second, steps, n, bias, .. } = self;
         assert!(first.words().len() >= first.words_needed(m, *steps), "the first operand is shorter than its shape");
-        assert!(second.len() >= n.next_multiple_of(PANEL) * steps, "the second operand is shorter than its shape");
+        assert!(
+            second.words().len() >= second.words_needed(*n, *steps),
+            "the second operand is shorter than its shape"
+        );
+        assert!(bias.is_none_or(|bias| bias.len() == *n), "the bias is not as long as its shape");
+    }
+
+    /// Computes into `out [m, n]`, row-major. The units of some rows follow each other, so that the rows stay in the
+    /// second cache.
+    fn run<T: Float>(&self, cx: &Context, op: &'static str, m: usize, out: &mut [T]) -> Result<()> {
+        let (n, k) = (self.n, self.steps * F::Factor::DEPTH);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let panels = panels(n);
+        let blocks = m.div_ceil(ROWS);
+        let rows = m.div_ceil(blocks);
+        let together = (panels * blocks / (UNITS * cx.pool.threads())).clamp(1, panels);
+        let chunks = panels.div_ceil(together);
+        let to = Pointer(out.as_mut_ptr());
+        cx.parallel(op, (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
+            let (block, chunk) = (unit / chunks, unit % chunks);
+            let rows = block * rows..((block + 1) * rows).min(m);
+            let mut spare = MaybeUninit::<Spare>::uninit();
+            for panel in chunk * panels / chunks..(chunk + 1) * panels / chunks {
+                let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
+                // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
+                let to = Pointer(unsafe { to.get().add(rows.start * n + columns.start) });
+                if T::DTYPE == DType::F32 && columns.len() == PANEL && self.begins_and_ends_at_once() {
+                    let sums = Sums { to: to.get().cast(), stride: n };
+                    let block = Block { gemm: self, panel, rows: rows.clone(), columns: PANEL, sums };
+                    self.multiplier.dispatch(block);
+                    continue;
+                }
+                let sums = spare.as_mut_ptr().cast::<f32>();
+                // SAFETY: a block has no more rows than there is room for. What is read of it has been written: rows
+                // are begun here, or else by the kernel.
+                unsafe {
+                    for row in 0..rows.len() {
+                        let sums = sums.add(row * PANEL);
+                        match self.bias {
+                            Some(bias) => {
+                                sums.write_bytes(0, PANEL);
+                                bias[columns.clone()].as_ptr().copy_to_nonoverlapping(sums, columns.len());
+                            }
+                            None if self.steps == 0 => sums.write_bytes(0, PANEL),
+                            None => break,
+                        }
+                    }
+                }
+                let there = Sums { to: sums, stride: PANEL };
+                let columns = columns.len();
+                self.multiplier.dispatch(Block { gemm: self, panel, rows: rows.clone(), columns, sums: there });
+                cx.isa.dispatch(Write { sums: there, rows: rows.len(), columns, to, stride: n });
+            }
+        })
+    }
+
+    /// Whether sums are never read back.
+    fn begins_and_ends_at_once(&self) -> bool {
+        self.bias.is_none() && (1..=STRIP).contains(&self.steps)
     }
 }
 
-impl<F: Word> PanelKernel for Gemm<'_, F> {
-    fn panel_bytes(&self) -> usize {
-        self.steps * PANEL * size_of::<u32>()
-    }
+/// Rounds the sums of some rows. Made only by [`Gemm::run`], which vouches for what it reads and where it writes.
+struct Write<T> {
+    sums: Sums,
+    rows: usize,
+    columns: usize,
+    to: Pointer<T>,
+    /// Elements from one row to the next.
+    stride: usize,
+}
 
-    fn start(&self) -> Start {
-        // Without steps there is no sum to begin.
-        if self.steps == 0 { Start::There } else { self.start }
-    }
+impl<T: Float> Kernel for Write<T> {
+    type Output = ();
 
-    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
-        self.multiplier.dispatch(Block { gemm: self, panel, rows, columns, out });
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for row in 0..self.rows {
+            // SAFETY: the maker's promise.
+            let (sums, to) = unsafe {
+                let sums = std::slice::from_raw_parts(self.sums.to.add(row * self.sums.stride), self.columns);
+                (sums, std::slice::from_raw_parts_mut(self.to.get().add(row * self.stride), self.columns))
+            };
+            match (<&[f32; PANEL]>::try_from(sums), <&mut [T; PANEL]>::try_from(&mut *to)) {
+                (Ok(sums), Ok(to)) => T::narrow_all(sums, to),
+                _ => T::narrow_all(sums, to),
+            }
+        }
     }
 }
 
-/// The products of some rows with one panel. Made only by [`PanelKernel::panel`], whose caller vouches for `out`.
+/// Where the sums of some rows with a panel are.
+#[derive(Clone, Copy)]
+struct Sums {
+    to: *mut f32,
+    /// From one row to the next.
+    stride: usize,
+}
+
+/// The products of some rows with one panel. Made only by [`Gemm::run`], which vouches for `sums`.
 struct Block<'a, F: Word> {
     gemm: &'a Gemm<'a, F>,
     panel: usize,
     rows: Range<usize>,
+    /// Those that are wanted.
     columns: usize,
-    out: *mut f32,
+    sums: Sums,
 }
 
 impl<F: Word> ProductKernel<F> for Block<'_, F> {
@@ -144,43 +234,42 @@ impl<F: Word> ProductKernel<F> for Block<'_, F> {
 
     #[inline(always)]
     fn run<P: Products<F>>(self) {
-        let Gemm { first, second, steps, n, .. } = *self.gemm;
-        let group = WIDTH * P::LANES;
+        let Gemm { first, second, steps, bias, .. } = *self.gemm;
+        let (firsts, seconds) = (first.words(), second.words());
+        let (apart, [second_step, second_panel]) = (first.apart(steps), second.apart(steps));
+        let begin = if bias.is_none() { Start::Zero } else { Start::There };
         for strip in (0..steps).step_by(STRIP) {
             let length = STRIP.min(steps - strip);
-            // A tile's rows are of one panel of the first operand.
-            let mut start = self.rows.start;
-            while start < self.rows.end {
-                let end = (start / PANEL * PANEL + PANEL).min(self.rows.end);
-                for tile in tiles(end - start, P::Floats::TILE_ROWS.min(TILE)) {
-                    let row = start + tile.start;
-                    for column in (0..self.columns).step_by(group) {
+            let start = if strip == 0 { begin } else { Start::There };
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                let end = first.together(row).min(self.rows.end);
+                for tile in tiles(end - row, P::Floats::TILE_ROWS.min(TILE)) {
+                    let row = row + tile.start;
+                    for column in (0..self.columns).step_by(WIDTH * P::LANES) {
                         // SAFETY: rows, columns and steps lie inside the operands, whose lengths were checked, and
-                        // inside `out`, for which the caller vouches.
+                        // inside the sums; a panel is a multiple of a tile's columns.
                         unsafe {
+                            let Sums { to, stride } = self.sums;
+                            let second = self.panel * second_panel + strip * second_step + column;
                             let part = Part {
-                                first: first.words().as_ptr().add(first.at(row, strip, steps)),
-                                apart: first.apart(steps),
-                                second: second.as_ptr().add((self.panel * steps + strip) * PANEL + column),
+                                first: firsts.as_ptr().add(first.at(row, strip, steps)),
+                                apart,
+                                second: seconds.as_ptr().add(second),
+                                second_apart: second_step,
                                 length,
-                                out: self.out.add((row - self.rows.start) * n + column),
-                                out_stride: n,
-                                columns: group.min(self.columns - column),
-                                start: if strip == 0 { self.gemm.start } else { Start::There },
+                                sums: Sums { to: to.add((row - self.rows.start) * stride + column), stride },
+                                start,
                             };
-                            match tile.len() {
-                                1 => part.compute::<F, P, 1>(),
-                                2 => part.compute::<F, P, 2>(),
-                                3 => part.compute::<F, P, 3>(),
-                                4 => part.compute::<F, P, 4>(),
-                                5 => part.compute::<F, P, 5>(),
-                                // No tile has more rows than `TILE`.
-                                _ => part.compute::<F, P, 6>(),
+                            if self.columns - column <= P::LANES {
+                                part.add_rows::<F, P, 1>(tile.len());
+                            } else {
+                                part.add_rows::<F, P, WIDTH>(tile.len());
                             }
                         }
                     }
                 }
-                start = end;
+                row = end;
             }
         }
     }
@@ -189,63 +278,54 @@ impl<F: Word> ProductKernel<F> for Block<'_, F> {
 /// Vectors across a tile.
 const WIDTH: usize = 4;
 
-/// The most columns of a tile.
-const WIDEST: usize = PANEL;
-
 /// A strip of a tile.
 struct Part {
     first: *const u32,
     /// Words from one row of the first operand to the next, and from one step to the next.
     apart: [usize; 2],
     second: *const u32,
+    /// Words of the second operand from one step to the next.
+    second_apart: usize,
     length: usize,
-    out: *mut f32,
-    out_stride: usize,
-    /// Those that are wanted, of [`WIDTH`] vectors.
-    columns: usize,
+    sums: Sums,
     start: Start,
 }
 
 impl Part {
-    /// Adds the products of `R` rows, by way of a copy where the tile reaches past the last column.
+    /// Adds the products of so many rows with `W` vectors to their sums.
     #[inline(always)]
-    unsafe fn compute<F: Word, P: Products<F>, const R: usize>(&self) {
+    unsafe fn add_rows<F: Word, P: Products<F>, const W: usize>(&self, rows: usize) {
         // SAFETY: the caller's pointers hold as many rows, steps and columns as it says.
         unsafe {
-            if self.columns == WIDTH * P::LANES {
-                self.add::<F, P, R>(self.out, self.out_stride);
-                return;
-            }
-            let mut spare = [[0.0f32; WIDEST]; R];
-            if self.start == Start::There {
-                for (r, spare) in spare.iter_mut().enumerate() {
-                    self.out.add(r * self.out_stride).copy_to_nonoverlapping(spare.as_mut_ptr(), self.columns);
-                }
-            }
-            self.add::<F, P, R>(spare.as_mut_ptr().cast(), WIDEST);
-            for (r, spare) in spare.iter().enumerate() {
-                spare.as_ptr().copy_to_nonoverlapping(self.out.add(r * self.out_stride), self.columns);
+            match rows {
+                1 => self.add::<F, P, 1, W>(),
+                2 => self.add::<F, P, 2, W>(),
+                3 => self.add::<F, P, 3, W>(),
+                4 => self.add::<F, P, 4, W>(),
+                5 => self.add::<F, P, 5, W>(),
+                // No tile has more rows than `TILE`.
+                _ => self.add::<F, P, 6, W>(),
             }
         }
     }
 
-    /// Adds the products of `R` rows to rows of `out`.
     #[inline(always)]
-    unsafe fn add<F: Word, P: Products<F>, const R: usize>(&self, out: *mut f32, stride: usize) {
+    unsafe fn add<F: Word, P: Products<F>, const R: usize, const W: usize>(&self) {
         let [row, step] = self.apart;
+        let Sums { to, stride } = self.sums;
         // SAFETY: as above.
         unsafe {
-            let mut sums = [[P::zero(); WIDTH]; R];
+            let mut sums = [[P::zero(); W]; R];
             if self.start == Start::There {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     for (c, sum) in sums.iter_mut().enumerate() {
-                        *sum = P::load_sums(out.add(r * stride + c * P::LANES));
+                        *sum = P::load_sums(to.add(r * stride + c * P::LANES));
                     }
                 }
             }
             for s in 0..self.length {
-                let second = self.second.add(s * PANEL);
-                let second: [P::Vector; WIDTH] = std::array::from_fn(|c| P::load(second.add(c * P::LANES).cast()));
+                let second = self.second.add(s * self.second_apart);
+                let second: [P::Vector; W] = std::array::from_fn(|c| P::load(second.add(c * P::LANES).cast()));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let first = P::splat(self.first.add(r * row + s * step).cast());
                     for (sum, second) in sums.iter_mut().zip(second) {
@@ -255,7 +335,7 @@ impl Part {
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (c, sum) in sums.into_iter().enumerate() {
-                    P::store_sums(out.add(r * stride + c * P::LANES), sum);
+                    P::store_sums(to.add(r * stride + c * P::LANES), sum);
                 }
             }
         }

@@ -191,7 +191,7 @@ pub(crate) fn matmul(cx: &Context, [a, b]: [CpuStorage; 2], output: &Spec) -> Re
     let b_rows = swap(b.layout());
     let b = b.view(b_rows);
     if gemm::is_transposed(b.layout()) && a.layout().shape().len() == 2 {
-        return in_dtype(cx, "matmul", output, |out| gemm::product(cx, "matmul", [a, b], None, out));
+        return gemm::product(cx, "matmul", [a, b], None, output);
     }
     let (a, b) = (rows_of(cx, a)?, rows_of(cx, b)?);
 
@@ -249,7 +249,7 @@ pub(crate) fn linear(
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
     if gemm::is_transposed(weight.layout()) || (1..=SHORT).contains(&weight.layout().shape()[1]) {
-        return in_dtype(cx, "linear", output, |out| gemm::product(cx, "linear", [x, weight], bias, out));
+        return gemm::product(cx, "linear", [x, weight], bias, output);
     }
     let weight = contiguous(cx, weight)?;
     let (n, k) = (weight.layout().shape()[0], weight.layout().shape()[1]);

@@ -112,7 +112,7 @@ impl GroupPanels {
     ) -> Result<(Self, Buffer)> {
         let source = Source::new(inputs, quantization, k);
         let panels_of = GroupPanels { form: quantization.form(), scales: source.scales(), k };
-        let mut buffer = cx.memory.take_lasting(panels(n) * panels_of.panel_bytes())?;
+        let mut buffer = cx.memory.take_lasting(panels(n) * panels_of.panel_bytes(), Contents::Zeros)?;
         let work = Pieces { size: panels_of.panel_bytes().max(1), cost: 4 };
         cx.pieces("pack", elements_mut::<u8>(&mut buffer), work, |panel, out| {
             let rows = panel * PANEL..((panel + 1) * PANEL).min(n);

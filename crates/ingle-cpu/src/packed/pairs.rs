@@ -6,7 +6,7 @@ use ingle_tensor::Result;
 
 use super::{PANEL, Transpose, panels};
 use crate::kernels::{Context, Pieces, elements_mut};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Contents};
 
 /// Elements of a row with its last pair full.
 pub(crate) fn padded(k: usize) -> usize {
@@ -16,7 +16,9 @@ pub(crate) fn padded(k: usize) -> usize {
 /// Packs a row-major weight `[n, k]`.
 pub(crate) fn pack(cx: &Context, weight: &[bf16], [n, k]: [usize; 2]) -> Result<Buffer> {
     let words = padded(k) / 2;
-    let mut buffer = cx.memory.take_lasting(panels(n) * PANEL * words * size_of::<u32>())?;
+    // Rows that the last panel lacks are zeros.
+    let contents = if n.is_multiple_of(PANEL) { Contents::Anything } else { Contents::Zeros };
+    let mut buffer = cx.memory.take_lasting(panels(n) * PANEL * words * size_of::<u32>(), contents)?;
     let work = Pieces { size: (PANEL * words).max(1), cost: 1 };
     cx.pieces("pack", elements_mut::<u32>(&mut buffer), work, |panel, out| {
         let rows = &weight[panel * PANEL * k..((panel + 1) * PANEL).min(n) * k];

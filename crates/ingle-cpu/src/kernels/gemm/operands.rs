@@ -39,7 +39,10 @@ impl Word for Widened<f32> {
 impl Word for Bf16Pairs {
     #[inline(always)]
     fn word<T: Float>(first: T, second: T) -> u32 {
-        let bits = |x: T| u32::from(bf16::narrow(x.widen()).to_bits());
+        let bits = |x: T| match T::DTYPE {
+            DType::BF16 => u32::from(bytemuck::cast::<T, u16>(x)),
+            _ => u32::from(bf16::narrow(x.widen()).to_bits()),
+        };
         bits(first) | bits(second) << 16
     }
 }
@@ -48,10 +51,38 @@ impl Word for Bf16Pairs {
 pub(super) enum First {
     Rows(Rows),
     Panels(Panels),
+    /// A few rows of f32 that lie column by column.
+    Columns(Columns),
+}
+
+/// Up to so many rows of a first operand, packing takes longer than the product does with what lies in columns.
+const FEW: usize = 16;
+
+/// A matrix of f32 `[n, k]` that lies column by column, as it is.
+pub(super) struct Columns(CpuStorage);
+
+impl Columns {
+    /// `None` if it must be packed first.
+    fn new<F: Word>(matrix: &CpuStorage) -> Option<Columns> {
+        let own = F::Factor::DEPTH == 1 && matrix.dtype() == DType::F32 && matrix.packing().is_none();
+        (own && is_transposed(matrix.layout())).then(|| Columns(matrix.clone()))
+    }
+
+    fn words(&self) -> &[u32] {
+        words(self.0.bytes()).get(self.0.layout().offset()..).unwrap_or_default()
+    }
+
+    fn stride(&self) -> usize {
+        self.0.layout().strides()[1]
+    }
 }
 
 impl First {
     pub(super) fn new<F: Word>(cx: &Context, x: CpuStorage) -> Result<First> {
+        let [m, _] = rows_and_columns(x.layout());
+        if let (Some(columns), true) = (Columns::new::<F>(&x), m <= FEW) {
+            return Ok(First::Columns(columns));
+        }
         if is_transposed(x.layout()) {
             return Ok(First::Panels(Panels::pack::<F>(cx, x)?));
         }
@@ -63,6 +94,7 @@ impl First {
             First::Rows(Rows::Packed(buffer)) => words(buffer.bytes()),
             First::Rows(Rows::Own(storage)) => words(storage.contiguous_bytes()),
             First::Panels(panels) => panels.words(),
+            First::Columns(columns) => columns.words(),
         }
     }
 
@@ -72,6 +104,7 @@ impl First {
         match self {
             First::Rows(_) => row * steps + step,
             First::Panels(_) => (row / PANEL * steps + step) * PANEL + row % PANEL,
+            First::Columns(columns) => step * columns.stride() + row,
         }
     }
 
@@ -81,6 +114,16 @@ impl First {
         match self {
             First::Rows(_) => [steps, 1],
             First::Panels(_) => [1, PANEL],
+            First::Columns(columns) => [1, columns.stride()],
+        }
+    }
+
+    /// The end of the rows from `row` on that are as far [apart](First::apart) as each other.
+    #[inline(always)]
+    pub(super) fn together(&self, row: usize) -> usize {
+        match self {
+            First::Rows(_) | First::Columns(_) => usize::MAX,
+            First::Panels(_) => row / PANEL * PANEL + PANEL,
         }
     }
 
@@ -89,6 +132,7 @@ impl First {
         match self {
             First::Rows(_) => m * steps,
             First::Panels(_) => m.next_multiple_of(PANEL) * steps,
+            First::Columns(columns) => steps.saturating_sub(1) * columns.stride() + m,
         }
     }
 }
@@ -111,6 +155,7 @@ impl Rows {
         }
         let x = contiguous(cx, x)?;
         let [m, k] = rows_and_columns(x.layout());
+        let x = if k.is_multiple_of(2) { x.rounded(cx)?.unwrap_or(x) } else { x };
         if x.dtype() == DType::BF16 && k.is_multiple_of(2) && x.layout().offset().is_multiple_of(2) {
             return Ok(Rows::Own(x));
         }
@@ -149,6 +194,58 @@ impl<T: Float, F: Word> Kernel for Neighbours<'_, T, F> {
     }
 }
 
+/// The second operand, `[n, k]`.
+pub(super) enum Second {
+    Packed(Panels),
+    /// A weight that lies in such panels.
+    #[cfg(target_arch = "x86_64")]
+    Own(CpuStorage),
+    /// Whole panels, for a few rows of the first operand.
+    Columns(Columns),
+}
+
+impl Second {
+    /// For `m` rows of the first operand.
+    pub(super) fn new<F: Word>(cx: &Context, matrix: CpuStorage, m: usize) -> Result<Second> {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(Packing::Pairs { .. }), 2, true) =
+            (matrix.packing(), F::Factor::DEPTH, matrix.layout().is_contiguous())
+        {
+            return Ok(Second::Own(matrix));
+        }
+        let whole = rows_and_columns(matrix.layout())[0].is_multiple_of(PANEL);
+        if let (Some(columns), true) = (Columns::new::<F>(&matrix), whole && m <= FEW) {
+            return Ok(Second::Columns(columns));
+        }
+        Ok(Second::Packed(Panels::pack::<F>(cx, matrix)?))
+    }
+
+    pub(super) fn words(&self) -> &[u32] {
+        match self {
+            Second::Packed(panels) => panels.words(),
+            #[cfg(target_arch = "x86_64")]
+            Second::Own(weight) => words(weight.bytes()),
+            Second::Columns(columns) => columns.words(),
+        }
+    }
+
+    /// Words from one step to the next, and from one panel to the next.
+    pub(super) fn apart(&self, steps: usize) -> [usize; 2] {
+        match self {
+            Second::Columns(columns) => [columns.stride(), PANEL],
+            _ => [PANEL, steps * PANEL],
+        }
+    }
+
+    /// Words that `n` rows take.
+    pub(super) fn words_needed(&self, n: usize, steps: usize) -> usize {
+        match self {
+            Second::Columns(columns) => steps.saturating_sub(1) * columns.stride() + n,
+            _ => n.next_multiple_of(PANEL) * steps,
+        }
+    }
+}
+
 /// A matrix `[n, k]` in panels of [`PANEL`] rows: the words of a step side by side, those of the next behind them.
 /// Rows that are missing in the last panel are zeros.
 pub(super) struct Panels(Buffer);
@@ -164,6 +261,8 @@ impl Panels {
         }
         let matrix = matrix.plain(cx)?;
         let transposed = is_transposed(matrix.layout());
+        let rounded = if F::Factor::DEPTH == 2 { matrix.rounded(cx)? } else { None };
+        let matrix = rounded.unwrap_or(matrix);
         let matrix = if transposed { matrix } else { contiguous(cx, matrix)? };
         let [n, k] = rows_and_columns(matrix.layout());
         let steps = k.div_ceil(F::Factor::DEPTH);
@@ -237,13 +336,26 @@ impl Kernel for Turned<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Turned { from, to } = self;
-        let wanted = 2 * (from.len() / PANEL);
-        for (step, to) in to.chunks_exact_mut(PANEL).enumerate() {
-            let (to, rest) = to.split_at_mut(wanted);
-            let twos = from.chunks_exact(PANEL).map(|words| [words[2 * step], words[2 * step + 1]]);
-            for (to, [first, second]) in to.chunks_exact_mut(2).zip(twos) {
-                to[0] = (first & 0xffff) | second << 16;
-                to[1] = first >> 16 | (second & 0xffff_0000);
+        let words = from.len() / PANEL;
+        let mut rows = [[0u32; TOGETHER]; PANEL];
+        let squares = words / S::LANES * S::LANES;
+        for word in (0..squares).step_by(S::LANES) {
+            for row in (0..PANEL).step_by(S::LANES) {
+                // SAFETY: below `dispatch`; these words of these rows are there, on either side.
+                unsafe {
+                    let to = rows.as_mut_ptr().cast::<u32>().add(row * TOGETHER + word);
+                    S::turn(from.as_ptr().add(word * PANEL + row), PANEL, to, TOGETHER);
+                }
+            }
+        }
+        for word in squares..words {
+            rows.iter_mut().zip(&from[word * PANEL..]).for_each(|(row, from)| row[word] = *from);
+        }
+        for (two, to) in rows.as_chunks::<2>().0.iter().zip(to.chunks_exact_mut(PANEL)) {
+            let [first, second] = two.each_ref().map(|row| bytemuck::cast_slice::<u32, u16>(&row[..words]));
+            let (to, rest) = to.split_at_mut(2 * words);
+            for ((to, first), second) in to.iter_mut().zip(first).zip(second) {
+                *to = u32::from(*first) | u32::from(*second) << 16;
             }
             rest.fill(0);
         }

@@ -62,7 +62,7 @@ impl Tensor {
         // A device that runs the operation as a composition must not record that.
         let inputs = inputs.into_iter().map(Tensor::into_detached).collect();
         let storage = device.run(op, inputs, &spec)?;
-        let node = node.map(|node| node.finished(&storage));
+        let node = node.map(|node| node.finished(&storage)).transpose()?;
         Ok(Tensor { spec, device: device.clone(), storage, node })
     }
 

@@ -63,13 +63,28 @@ impl Node {
     }
 
     /// The node with the result, if the operation's rule asks for it.
-    pub(crate) fn finished(mut self, storage: &Storage) -> Arc<Node> {
-        if let Rule::Op(op) = &self.rule
-            && op.kept(&needs(&self.inputs)).output
-        {
-            self.output = Some(storage.clone());
+    ///
+    /// # Errors
+    /// The device's own.
+    pub(crate) fn finished(mut self, storage: &Storage) -> Result<Arc<Node>> {
+        if let Rule::Op(op) = &self.rule {
+            let kept = op.kept(&needs(&self.inputs));
+            if kept.output {
+                self.output = Some(storage.clone());
+            }
+            // The gradient of a weight meets `x` in the weight's dtype: only now, for a device that has rounded it in
+            // the product need not do so again.
+            if let (Op::Linear, [x, weight, ..], Some(true)) = (op, &mut self.inputs[..], kept.inputs.first())
+                && weight.dtype().size() < x.dtype().size()
+            {
+                let rounded = x.detach().cast(weight.dtype())?;
+                *x = match x.node() {
+                    Some(node) => rounded.with_node(node.clone()),
+                    None => rounded,
+                };
+            }
         }
-        Arc::new(self)
+        Ok(Arc::new(self))
     }
 
     /// A node to differentiate by, which stands for `x`.

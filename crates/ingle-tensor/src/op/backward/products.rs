@@ -2,7 +2,7 @@
 //! Rules of the products of matrices.
 
 use super::{Gradients, Saved, sum_to};
-use crate::{DType, Result, Spec, Tensor};
+use crate::{Result, Spec, Tensor};
 
 /// The last two axes exchanged.
 fn transposed(x: &Tensor) -> Result<Tensor> {
@@ -27,12 +27,9 @@ pub(super) fn linear(saved: &Saved) -> Result<Gradients> {
     let tokens: usize = x.shape()[..x.shape().len() - 1].iter().product();
     let of_x = saved.of(0, |g| g.linear(&transposed(weight)?, None))?;
     let of_weight = saved.of(1, |g| {
-        // Sums in f32 unless that would be rounded to a dtype that both have. `x` meets the gradient in the weight's
-        // dtype, as it met the weight.
-        let dtype = if x.dtype() == weight.dtype() { x.dtype() } else { DType::F32 };
-        let g = transposed(&g.reshape([tokens, n])?.cast(dtype)?)?;
-        let x = transposed(&x.reshape([tokens, k])?.cast(weight.dtype())?)?;
-        g.linear(&x, None)?.cast(weight.dtype())
+        // Rounded to the weight's dtype, as `x` met the weight; what they give is rounded once.
+        let rounded = |x: &Tensor, width: usize| transposed(&x.reshape([tokens, width])?.cast(weight.dtype())?);
+        rounded(g, n)?.linear(&rounded(x, k)?, None)
     })?;
     let Some(bias) = saved.inputs.get(2) else { return Ok(vec![of_x, of_weight]) };
     let of_bias = saved.of(2, |g| sum_to(&g.reshape([tokens, n])?, &Spec::new([n], bias.dtype())))?;

@@ -138,8 +138,8 @@ impl Attention {
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
-        let q = self.rope.forward(&q, &batch.positions)?;
-        let k = self.rope.forward(&k, &batch.positions)?;
+        let q = self.rope.forward(q, &batch.positions)?;
+        let k = self.rope.forward(k, &batch.positions)?;
         let attended = cache.attend(layer, [&q, &k, &v], batch, self.scale, self.soft_cap)?;
         self.o_proj.forward(&attended.reshape([tokens, self.num_attention_heads * head_dim])?, &batch.routes)
     }

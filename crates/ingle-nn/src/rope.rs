@@ -3,7 +3,7 @@
 
 use std::f64::consts::TAU;
 
-use ingle_tensor::{DeviceHandle, RopeLayout, Tensor};
+use ingle_tensor::{DeviceHandle, Op, RopeLayout, Tensor};
 
 use crate::Result;
 
@@ -137,12 +137,13 @@ impl RotaryEmbedding {
         })
     }
 
-    /// `x [T, heads, head_dim]`, `positions i32[T]` → the same shape and dtype.
+    /// `x [T, heads, head_dim]`, `positions i32[T]` → the same shape and dtype, in its place if nobody else holds it.
     ///
     /// # Errors
     /// Those of the tensor operation.
-    pub fn forward(&self, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        Ok(x.rope(positions, &self.frequencies, self.layout)?)
+    pub fn forward(&self, x: Tensor, positions: &Tensor) -> Result<Tensor> {
+        let inputs = vec![x, positions.clone(), self.frequencies.clone()];
+        Ok(Tensor::apply(&Op::Rope { layout: self.layout }, inputs)?)
     }
 
     /// Multiplies attention scores. Here rather than in queries and keys, where it would be rounded.

@@ -77,9 +77,11 @@ fn statistics<S: Simd, T: Float>(row: &[T]) -> (f32, f32) {
     let mut scratch = [0.0; BLOCK];
     let mut largest = f32::NEG_INFINITY;
     for block in row.chunks(BLOCK) {
-        let wide = &mut scratch[..block.len()];
-        T::widen_all(block, wide);
-        let here = max(wide);
+        let here = max(T::as_wide(block).unwrap_or_else(|| {
+            let wide = &mut scratch[..block.len()];
+            T::widen_all(block, wide);
+            wide
+        }));
         largest = if here > largest || here.is_nan() { here } else { largest };
     }
     let mut total = 0.0;
@@ -121,6 +123,24 @@ impl<T: Float> Kernel for Gradient<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Gradient { row, target, gradient } = self;
+        if let Some(wide) = T::as_wide_mut(row) {
+            // Each exponential is made once, and waits in the row.
+            let largest = max(wide);
+            let mut total = 0.0;
+            for block in wide.chunks_mut(BLOCK) {
+                for x in block.iter_mut() {
+                    *x = math::exp::<S>(*x - largest);
+                }
+                total += sum::<S>(block);
+            }
+            let at_target = wide[target] / total;
+            let factor = gradient / total;
+            for x in wide.iter_mut() {
+                *x *= factor;
+            }
+            wide[target] = (at_target - 1.0) * gradient;
+            return;
+        }
         let (largest, total) = statistics::<S, T>(row);
         let at_target = math::exp::<S>(row[target].widen() - largest) / total;
         let factor = gradient / total;

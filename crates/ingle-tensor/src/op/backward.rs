@@ -121,7 +121,7 @@ impl Op {
             Op::Softmax => saved.only(|g, _, y| fused::softmax(g, y)),
             Op::RmsNorm { eps, offset } => fused::rms_norm(saved, *eps, *offset),
             Op::LayerNorm { eps } => fused::layer_norm(&saved, *eps),
-            Op::Rope { layout } if !saved.wants(2) => fused::rope(&saved, *layout),
+            Op::Rope { layout } if !saved.wants(2) => fused::rope(saved, *layout),
             Op::Activate(activation) => {
                 saved.only(|g, x, _| Tensor::apply(&Op::ActivateGrad(*activation), vec![x.clone(), g.clone()]))
             }

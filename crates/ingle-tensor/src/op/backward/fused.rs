@@ -48,10 +48,13 @@ pub(super) fn layer_norm(saved: &Saved, eps: f32) -> Result<Gradients> {
 }
 
 /// A rotation's transpose is the rotation back.
-pub(super) fn rope(saved: &Saved, layout: RopeLayout) -> Result<Gradients> {
-    let (positions, frequencies) = (&saved.inputs[1], &saved.inputs[2]);
-    let of_x = saved.of(0, |g| g.rope(positions, &frequencies.neg()?, layout))?;
-    Ok(vec![of_x, None, None])
+pub(super) fn rope(saved: Saved, layout: RopeLayout) -> Result<Gradients> {
+    let wanted = saved.wants(0);
+    let Saved { inputs, cotangent, .. } = saved;
+    let [_, positions, frequencies] = &inputs[..] else { return Ok(vec![]) };
+    // The cotangent is given away, so that the gradient may take its place.
+    let turn = |g| Tensor::apply(&Op::Rope { layout }, vec![g, positions.clone(), frequencies.neg()?]);
+    Ok(vec![if wanted { Some(turn(cotangent)?) } else { None }, None, None])
 }
 
 pub(super) fn glu(saved: Saved, activation: Activation) -> Result<Gradients> {

@@ -60,7 +60,17 @@ impl<T: Factor> Kernel for Across<'_, T> {
         let from: &[u32] = cast_slice(self.rows);
         let to: &mut [u32] = bytemuck::cast_slice_mut(self.to);
         for (from, to) in from.chunks_exact(COLUMNS * lanes).zip(to.chunks_exact_mut(COLUMNS * lanes)) {
-            for (lane, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
+            let squares = lanes / S::LANES * S::LANES;
+            for lane in (0..squares).step_by(S::LANES) {
+                for row in (0..COLUMNS).step_by(S::LANES) {
+                    // SAFETY: below `dispatch`; these lanes of these rows are there, on either side.
+                    unsafe {
+                        let to = to.as_mut_ptr().add(lane * COLUMNS + row);
+                        S::turn(from.as_ptr().add(row * lanes + lane), lanes, to, COLUMNS);
+                    }
+                }
+            }
+            for (lane, to) in to.chunks_exact_mut(COLUMNS).enumerate().skip(squares) {
                 for (to, row) in to.iter_mut().zip(from.chunks_exact(lanes)) {
                     *to = row[lane];
                 }

@@ -16,7 +16,7 @@ use ingle_tensor::DType;
 use ingle_tensor::{Quantization, Result, Spec};
 
 use super::rows::packed;
-use super::{Context, Pointer, contiguous, contiguous_f32, gemm, in_dtype, matmul};
+use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
 use crate::layout::Layout;
 #[cfg(target_arch = "x86_64")]
 use crate::packed::pairs as pair_panels;
@@ -44,7 +44,7 @@ pub(crate) fn linear(
     match packing {
         // The same sums in the same order, and few of them in memory.
         #[cfg(target_arch = "x86_64")]
-        Packing::Pairs { .. } if m >= MANY => gemm::product(cx, "linear", [x, weight], bias, output),
+        Packing::Pairs { .. } if m >= MANY => super::gemm::product(cx, "linear", [x, weight], bias, output),
         #[cfg(target_arch = "x86_64")]
         Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
@@ -101,7 +101,7 @@ pub(super) struct Product<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Rows of `x` from which on a product of pairs is [`gemm`]'s.
+/// Rows of `x` from which on a product of pairs is [`super::gemm`]'s.
 #[cfg(target_arch = "x86_64")]
 const MANY: usize = 256;
 

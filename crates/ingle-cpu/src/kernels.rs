@@ -34,6 +34,9 @@ pub(crate) const BLOCK: usize = 512;
 /// Elements of simple work worth waking a thread for.
 const GRAIN: usize = 16 * 1024;
 
+/// Runs of pieces for each thread, at least, if there is enough for so many.
+const PARTS: usize = 8;
+
 /// What every kernel works with.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -88,7 +91,9 @@ impl Context {
         let len = out.len();
         let size = work.size.max(1);
         let pieces = len.div_ceil(size);
-        let together = (GRAIN / size.saturating_mul(work.cost).max(1)).max(1);
+        // Of much, long runs: memory is read ahead within them.
+        let parts = self.pool.threads() * PARTS;
+        let together = (GRAIN / size.saturating_mul(work.cost).max(1)).max(pieces / parts).max(1);
         let chunks = pieces.div_ceil(together);
         let start = Pointer(out.as_mut_ptr());
         self.parallel(op, (chunks, len.saturating_mul(work.cost)), |chunk| {

@@ -185,7 +185,12 @@ impl Kernel for First<'_> {
             }
         }
         let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        // Whole chunks are looked through at once; only in the one that has it, its place is asked for.
+        let first = self.x.chunks(LANES).position(|chunk| chunk.iter().fold(false, |found, x| found | (*x == largest)));
+        let place = first.and_then(|first| {
+            (first * LANES..).zip(&self.x[first * LANES..]).find(|(_, x)| **x == largest).map(|(i, _)| i)
+        });
         // Nothing but NaN is not even the least: then the first is as good as any.
-        (0..).zip(self.x).find(|(_, x)| **x == largest).map_or(0, |(i, _)| i)
+        place.map_or(0, |i| i as i32)
     }
 }

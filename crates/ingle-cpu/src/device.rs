@@ -5,6 +5,7 @@ use std::fmt;
 
 use ingle_tensor::{Bytes, DType, Device, Error, Memory, Op, Result, Spec, Storage, Tensor};
 
+use crate::ahead::Order;
 use crate::kernels::{
     Context, activation, attention, cast, elementwise, linear, loss, matmul, norm, optimizer, quantised_rows, reduce,
     rope, rows, views,
@@ -44,7 +45,8 @@ impl CpuDevice {
             },
         };
         let threads = options.threads.unwrap_or_else(machine::cores).max(1);
-        Ok(CpuDevice { cx: Context { pool: ThreadPool::new(threads), memory: MemoryPool::new(), isa } })
+        let (pool, memory, order) = (ThreadPool::new(threads), MemoryPool::new(), Order::default());
+        Ok(CpuDevice { cx: Context { pool, memory, isa, order } })
     }
 
     /// Threads that compute, the calling one included.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use ingle_tensor::{DType, Element, Error, Result, Shape, Spec};
 
+use crate::ahead::Order;
 use crate::layout::{Layout, Runs};
 use crate::memory::{Buffer, Contents, MemoryPool};
 use crate::number::Number;
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) pool: ThreadPool,
     pub(crate) memory: Arc<MemoryPool>,
     pub(crate) isa: Isa,
+    /// The order in which weights are read.
+    pub(crate) order: Order,
 }
 
 impl Context {

@@ -23,6 +23,7 @@
 //! # Ok::<(), ingle_tensor::Error>(())
 //! ```
 
+mod ahead;
 mod device;
 mod kernels;
 mod layout;

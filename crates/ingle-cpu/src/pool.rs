@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! A fork-join thread pool that wakes in microseconds.
 //!
-//! One job at a time: a function called once for each chunk number. The calling thread and the workers take
-//! chunk numbers from a shared counter until none is left. Workers spin for a moment between jobs, since a
-//! forward pass is a rapid sequence of small jobs, then sleep. A caller never waits for a worker that has not
-//! begun: it closes the job when the chunks run out, and waits only for those that are inside one.
+//! One job at a time: a function called once for each chunk number. Each thread, the calling one and the workers,
+//! takes the chunks of its own part first, one after another, then those that the others have left: it reads memory
+//! in long runs, and no core waits for a slower one. Workers spin for a moment between jobs, since a forward pass is
+//! a rapid sequence of small jobs, then sleep. A caller never waits for a worker that has not begun: it closes the
+//! job when the chunks run out, and waits only for those that are inside one. A thread that waits or spins reads
+//! ahead ([`crate::ahead`]).
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -14,11 +16,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::ahead::{Ahead, Coming, Stretch, part};
+
 /// How often an idle worker looks for a job before it sleeps: some tens of microseconds.
 const SPINS: usize = 2_000;
 
 /// How often a caller looks for its last workers before it lets others run meanwhile.
 const JOIN_SPINS: usize = 10_000;
+
+/// The number of the calling thread.
+const CALLER: usize = 0;
 
 /// Set in [`Shared::door`] while workers may enter the job; the bits below it count those inside.
 const OPEN: usize = 1 << (usize::BITS - 1);
@@ -36,12 +43,13 @@ pub(crate) struct ThreadPool {
 
 #[derive(Debug)]
 struct Shared {
-    /// Held by the caller whose job runs.
-    caller: Mutex<()>,
+    /// Held by the caller whose job runs; how far callers have read ahead.
+    caller: Mutex<Ahead>,
     door: Apart<AtomicUsize>,
     job: Apart<UnsafeCell<Option<Job>>>,
-    /// The next chunk number to take.
-    next: Apart<AtomicUsize>,
+    /// How many chunks of each thread's part are taken.
+    taken: Box<[Apart<AtomicUsize>]>,
+    coming: Apart<Coming>,
     panicked: Mutex<Option<String>>,
     sleepers: AtomicUsize,
     bed: Mutex<()>,
@@ -82,10 +90,11 @@ impl ThreadPool {
     pub(crate) fn new(threads: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
-            caller: Mutex::new(()),
+            caller: Mutex::new(Ahead::default()),
             door: Apart(AtomicUsize::new(0)),
             job: Apart(UnsafeCell::new(None)),
-            next: Apart(AtomicUsize::new(0)),
+            taken: (0..threads.max(1)).map(|_| Apart(AtomicUsize::new(0))).collect(),
+            coming: Apart(Coming::default()),
             panicked: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
             bed: Mutex::new(()),
@@ -98,7 +107,7 @@ impl ThreadPool {
             .map_while(|number| {
                 let shared = shared.clone();
                 let name = format!("ingle-cpu-{number}");
-                std::thread::Builder::new().name(name).spawn(move || shared.work()).ok()
+                std::thread::Builder::new().name(name).spawn(move || shared.work(number)).ok()
             })
             .collect();
         ThreadPool { shared, workers }
@@ -114,11 +123,17 @@ impl ThreadPool {
     pub(crate) fn run(&self, chunks: usize, run: &(dyn Fn(usize) + Sync)) -> Result<(), Panicked> {
         if chunks > 1
             && !self.workers.is_empty()
-            && let Ok(_caller) = self.shared.caller.try_lock()
+            && let Ok(mut ahead) = self.shared.caller.try_lock()
         {
-            return self.shared.fork_join(chunks, run);
+            return self.shared.fork_join(chunks, run, &mut ahead);
         }
         catch_unwind(AssertUnwindSafe(|| (0..chunks).for_each(run))).map_err(|what| Panicked(said(&*what)))
+    }
+
+    /// Lets threads that wait, in the next job or after it, read the beginning of `weight`, which is likely to be read
+    /// soon: each its own part.
+    pub(crate) fn read_ahead(&self, weight: Stretch) {
+        self.shared.coming.announce(weight);
     }
 }
 
@@ -135,12 +150,14 @@ impl Drop for ThreadPool {
 
 impl Shared {
     /// The caller's side; `caller` is held.
-    fn fork_join(&self, chunks: usize, run: &(dyn Fn(usize) + Sync)) -> Result<(), Panicked> {
+    fn fork_join(&self, chunks: usize, run: &(dyn Fn(usize) + Sync), ahead: &mut Ahead) -> Result<(), Panicked> {
         // SAFETY: only the lifetime is erased. This function returns after the door is closed and everybody is
         // out, and nobody uses the job outside.
         let run: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run) };
         let job = Job { run, chunks };
-        self.next.store(0, Ordering::Relaxed);
+        for taken in &self.taken {
+            taken.store(0, Ordering::Relaxed);
+        }
         // SAFETY: the door is closed and nobody is inside: the previous caller waited for that.
         unsafe { *self.job.get() = Some(job) };
         self.door.store(OPEN, Ordering::SeqCst);
@@ -148,11 +165,14 @@ impl Shared {
             self.wake();
         }
 
-        self.take_chunks(job);
+        self.take_chunks(job, CALLER);
 
         self.door.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
         while self.door.load(Ordering::Acquire) != 0 {
+            if self.reads_ahead(ahead, CALLER) {
+                continue;
+            }
             looks += 1;
             if looks < JOIN_SPINS && self.spins > 0 {
                 std::hint::spin_loop();
@@ -166,24 +186,38 @@ impl Shared {
         }
     }
 
-    /// Runs chunks until none is left.
-    fn take_chunks(&self, job: Job) {
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= job.chunks {
-                return;
-            }
-            // SAFETY: the caller of this job waits until everybody inside has left, so the function lives.
-            let run = unsafe { &*job.run };
-            if let Err(what) = catch_unwind(AssertUnwindSafe(|| run(chunk))) {
-                self.next.store(job.chunks, Ordering::Relaxed);
-                *self.panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(&*what));
+    /// Reads a little ahead, if something comes and cores are not short.
+    fn reads_ahead(&self, ahead: &mut Ahead, thread: usize) -> bool {
+        self.spins > 0 && ahead.step(&self.coming, thread, self.taken.len())
+    }
+
+    /// Runs chunks until none is left: those of this thread's part, then those of the others'.
+    fn take_chunks(&self, job: Job, thread: usize) {
+        let threads = self.taken.len();
+        for owner in (thread..threads).chain(0..thread) {
+            let [start, end] = [owner, owner + 1].map(|owner| part(job.chunks, owner, threads));
+            let taken = &self.taken[owner];
+            // A look first, since what is written travels between the cores.
+            while taken.load(Ordering::Relaxed) < end - start {
+                let chunk = start + taken.fetch_add(1, Ordering::Relaxed);
+                if chunk >= end {
+                    break;
+                }
+                // SAFETY: the caller of this job waits until everybody inside has left, so the function lives.
+                let run = unsafe { &*job.run };
+                if let Err(what) = catch_unwind(AssertUnwindSafe(|| run(chunk))) {
+                    for taken in &self.taken {
+                        taken.store(job.chunks, Ordering::Relaxed);
+                    }
+                    *self.panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(said(&*what));
+                }
             }
         }
     }
 
     /// A worker's life.
-    fn work(&self) {
+    fn work(&self, thread: usize) {
+        let mut ahead = Ahead::default();
         let mut looks = 0;
         while !self.stop.load(Ordering::Relaxed) {
             let door = self.door.load(Ordering::Relaxed);
@@ -191,10 +225,12 @@ impl Shared {
             if chunks_left {
                 // SAFETY: this thread is inside, so the job is set and stays.
                 if let Some(job) = unsafe { *self.job.get() } {
-                    self.take_chunks(job);
+                    self.take_chunks(job, thread);
                 }
                 self.leave();
                 looks = 0;
+            } else if self.reads_ahead(&mut ahead, thread) {
+                // The limit of what is read ahead is that of how long.
             } else if looks < self.spins {
                 looks += 1;
                 std::hint::spin_loop();
@@ -286,6 +322,32 @@ mod tests {
             assert_eq!(failed, Err(Panicked("chunk 50 fails".into())));
             assert_eq!(pool.run(100, &|_| ()), Ok(()), "the pool lives on");
         }
+    }
+
+    #[test]
+    fn a_panic_ends_the_parts_of_all_threads_bad() {
+        let pool = ThreadPool::new(8);
+        for chunks in [2, 3, 1000] {
+            let failed = pool.run(chunks, &|i| assert!(i + 1 < chunks, "the last chunk fails"));
+            assert_eq!(failed, Err(Panicked("the last chunk fails".into())));
+        }
+    }
+
+    #[test]
+    fn a_slow_threads_part_is_done_by_the_others_ugly() {
+        let pool = ThreadPool::new(2);
+        pool.read_ahead(Stretch { address: 8, panel_bytes: 1 << 16, panels: 64 });
+        let done = AtomicUsize::new(0);
+        let begun = std::time::Instant::now();
+        let result = pool.run(100, &|chunk| {
+            // Whoever has the first chunk waits for all of the others.
+            while chunk == 0 && done.load(Ordering::Relaxed) < 99 && begun.elapsed().as_secs() < 60 {
+                std::thread::yield_now();
+            }
+            assert!(chunk > 0 || done.load(Ordering::Relaxed) == 99, "chunks were left to a slow thread");
+            count(&done);
+        });
+        assert_eq!((result, done.into_inner()), (Ok(()), 100));
     }
 
     #[test]

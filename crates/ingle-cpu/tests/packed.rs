@@ -274,6 +274,23 @@ fn what_is_next_to_nothing_stays_so_ugly() {
 }
 
 #[test]
+fn the_weight_that_was_read_next_may_be_gone_ugly() {
+    let device = device(Isa::best(), 2);
+    let q4_0 = Quantization::Blocks(BlockFormat::Q4_0);
+    let (x, weight) = (input(&device, [1, 512]), quantised(&device, q4_0, [256, 512]));
+    let product = || x.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
+    let expected = product();
+    for n in [256, 1 << 14, 64] {
+        let next = quantised(&device, q4_0, [n, 512]);
+        x.linear(&next, None).unwrap();
+        drop(next);
+        assert_eq!(product(), expected);
+        device.clear_cache();
+        assert_eq!(product(), expected);
+    }
+}
+
+#[test]
 fn empty_products_are_empty_ugly() {
     for isa in Isa::available() {
         let device = device(isa, 2);

@@ -17,6 +17,7 @@ use ingle_tensor::{Quantization, Result, Spec};
 
 use super::rows::packed;
 use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
+use crate::ahead::Stretch;
 use crate::layout::Layout;
 #[cfg(target_arch = "x86_64")]
 use crate::packed::pairs as pair_panels;
@@ -111,8 +112,20 @@ const ROWS: usize = 256;
 /// Bytes from which on a longer run of memory is read no faster.
 const LONG: usize = 512 << 10;
 
+/// Rows of `x` that a weight is read for rather than computed with.
+const FEW: usize = 8;
+
+/// Bytes that a thread takes at a time for few rows: so many that taking costs nothing, so few that the last are
+/// not waited for.
+const SHORT: usize = 48 << 10;
+
 /// What a packed weight's kernel does.
 pub(super) trait PanelKernel: Sync {
+    /// The packed weight, if it was there before and will be read again.
+    fn weight(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Bytes of a panel.
     fn panel_bytes(&self) -> usize;
 
@@ -149,11 +162,20 @@ impl Product<'_> {
         let blocks = m.div_ceil(ROWS);
         let rows = m.div_ceil(blocks);
         let panels = panels(n);
-        // Memory is read fastest in long runs, so a chunk of panels is no shorter than that as long as every
-        // thread gets one.
         let threads = cx.pool.threads();
-        let long = LONG / kernel.panel_bytes().max(1);
-        let together = long.min(panels * blocks / threads).max(panels * blocks / (8 * threads)).clamp(1, panels);
+        let panel_bytes = kernel.panel_bytes().max(1);
+        let together = if m <= FEW {
+            if let Some(weight) = kernel.weight() {
+                let weight = Stretch { address: weight.as_ptr().addr(), panel_bytes, panels };
+                cx.order.follow(weight).inspect(|&next| cx.pool.read_ahead(next));
+            }
+            (SHORT / panel_bytes).clamp(1, panels)
+        } else {
+            // Memory is read fastest in long runs, so a chunk of panels is no shorter than that as long as every
+            // thread gets one.
+            let long = LONG / panel_bytes;
+            long.min(panels * blocks / threads).max(panels * blocks / (8 * threads)).clamp(1, panels)
+        };
         // As many chunks to each thread: a thread that was given one more would be waited for.
         let chunks = panels.div_ceil(together).next_multiple_of(threads).min(panels);
         // As even as whole panels allow.

@@ -197,13 +197,15 @@ mod tests {
     use ingle_tensor::Shape;
 
     use super::*;
+    use crate::ahead::Order;
     use crate::memory::MemoryPool;
     use crate::pool::ThreadPool;
     use crate::simd::Isa;
 
     /// Writes rows of `width` equal numbers, the number of each; gives the first number of each place.
     fn written(index: &[i32], places: usize, width: usize) -> Vec<f32> {
-        let cx = Context { pool: ThreadPool::new(2), memory: MemoryPool::new(), isa: Isa::best() };
+        let cx =
+            Context { pool: ThreadPool::new(2), memory: MemoryPool::new(), isa: Isa::best(), order: Order::default() };
         let target = cx.make::<half::bf16>(&Shape::from([places, width]), |out| {
             out.fill(half::bf16::from_f32(-1.0));
             Ok(())

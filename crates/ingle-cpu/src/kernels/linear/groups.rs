@@ -62,6 +62,10 @@ thread_local! {
 }
 
 impl PanelKernel for Groups<'_> {
+    fn weight(&self) -> Option<&[u8]> {
+        Some(self.weight)
+    }
+
     fn panel_bytes(&self) -> usize {
         self.panels.panel_bytes()
     }
@@ -170,6 +174,9 @@ impl Panel<'_> {
 
 /// Where a tile's quants come from.
 trait Quants {
+    /// How far ahead of one row's product they are asked for, in bytes; 0 if not at all.
+    const AHEAD: usize;
+
     /// The quants of group `group` of the block, unpacked.
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8;
 }
@@ -181,6 +188,9 @@ struct Bytes;
 struct Unpacked;
 
 impl Quants for Bytes {
+    // Little work meets a byte, so that the processor, which asks by itself, does not see far enough ahead.
+    const AHEAD: usize = 1024;
+
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.packed[group * part.product.panels.form.group_size * PANEL..].as_ptr()
@@ -188,6 +198,8 @@ impl Quants for Bytes {
 }
 
 impl Quants for Unpacked {
+    const AHEAD: usize = 0;
+
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
@@ -349,6 +361,10 @@ impl Part<'_> {
                 for step in 0..group_size / 4 {
                     if R > 1 {
                         self.ahead.step::<Q::Floats>();
+                    } else if B::AHEAD > 0 {
+                        for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
+                            Q::Floats::prefetch_far(weights.wrapping_add(B::AHEAD + line));
+                        }
                     }
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();

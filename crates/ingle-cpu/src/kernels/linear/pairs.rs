@@ -63,6 +63,10 @@ impl<'a> Pairs<'a> {
 }
 
 impl PanelKernel for Pairs<'_> {
+    fn weight(&self) -> Option<&[u8]> {
+        Some(self.weight)
+    }
+
     fn panel_bytes(&self) -> usize {
         self.pairs * PANEL * 4
     }

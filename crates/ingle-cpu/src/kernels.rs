@@ -35,7 +35,7 @@ pub(crate) const BLOCK: usize = 512;
 /// Elements of simple work worth waking a thread for.
 const GRAIN: usize = 16 * 1024;
 
-/// Runs of pieces for each thread, at least, if there is enough for so many.
+/// Runs of pieces for each thread, at most: few enough to be long, enough for the threads to end together.
 const PARTS: usize = 8;
 
 /// What every kernel works with.

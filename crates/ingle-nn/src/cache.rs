@@ -198,19 +198,21 @@ impl KvCache {
     /// # Errors
     /// Past the device's memory; the cache is then as it was.
     pub fn grow(&mut self, group: usize, blocks: usize) -> Result<()> {
-        let Some(more) = self.groups.get(group).and_then(|g| blocks.checked_sub(g.blocks)).filter(|&n| n > 0) else {
+        if self.groups.get(group).is_none_or(|g| blocks <= g.blocks) {
             return Ok(());
-        };
+        }
         let mut grown = Vec::new();
         for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.group == group) {
             let (kv_heads, row) = (layer.shape.kv_heads, layer.shape.row(self.dtype));
             let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
             // Keys and values get memory of their own, so that each is its only handle and can be donated.
             let longer = |old: &Tensor| -> Result<Tensor> {
-                let zeros = Tensor::full(&self.device, [more * self.block_size, kv_heads, row], self.dtype, 0.0)?;
-                match old.shape()[0] {
+                let slots = old.shape()[0];
+                let zeros = Tensor::full(&self.device, [blocks * self.block_size, kv_heads, row], self.dtype, 0.0)?;
+                match slots {
                     0 => Ok(zeros),
-                    _ => Ok(Tensor::concat(&[old.clone(), zeros], 0)?),
+                    // Written into zeros that are there, which a device may have without touching them.
+                    _ => Ok(zeros.write_rows(old, &Tensor::arange(&self.device, slots)?)?),
                 }
             };
             grown.push((index, [longer(keys)?, longer(values)?]));

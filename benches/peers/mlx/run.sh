@@ -33,7 +33,7 @@ cargo build --release -p ingle-cli --features mlx
 ingle=${CARGO_TARGET_DIR:-target}/release/ingle
 "$ingle" devices | tee "$out/devices.txt"
 cargo test --release -p ingle-mlx --features mlx -- --nocapture 2>&1 | tee "$out/conformance.txt"
-cargo test --release -p ingle-models --features mlx --test models -- parity quantised --nocapture 2>&1 |
+cargo test --release -p ingle-models --features ingle-mlx/mlx --test models -- parity quantised --nocapture 2>&1 |
   tee "$out/parity.txt"
 
 for model in "$@"; do

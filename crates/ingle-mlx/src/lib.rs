@@ -5,7 +5,7 @@
 //! adds to a graph, and reading a tensor computes what it needs. It has its own fast kernels for normalisation,
 //! attention and quantised products, and updates a cache in place when it is given away.
 //!
-//! It needs the feature `mlx`; without it this crate is empty, so that the workspace builds where MLX is not
+//! It needs the feature `mlx`; without it this crate has no device, so that the workspace builds where MLX is not
 //! installed. The build looks for MLX in the folder that `MLX_ROOT` names, then in the Python package (of
 //! the interpreter that `INGLE_PYTHON` names, else of `VIRTUAL_ENV`, else `python3`), then in Homebrew's.
 //!
@@ -30,22 +30,49 @@
 //! assert_eq!(x.linear(&weight, None)?.to_vec::<f32>()?, [1.0, 1.5, 3.0, 3.5]);
 //! # Ok::<(), ingle_tensor::Error>(())
 //! ```
-#![cfg(feature = "mlx")]
 
+#[cfg(feature = "mlx")]
 mod array;
+#[cfg(feature = "mlx")]
 mod attention;
+#[cfg(feature = "mlx")]
 mod bridge;
+#[cfg(feature = "mlx")]
 mod derived;
+#[cfg(feature = "mlx")]
 mod device;
+#[cfg(feature = "mlx")]
 mod elementwise;
+#[cfg(feature = "mlx")]
 mod engine;
+#[cfg(feature = "mlx")]
 mod layout;
+#[cfg(feature = "mlx")]
 mod linear;
+#[cfg(feature = "mlx")]
 mod normal;
+#[cfg(feature = "mlx")]
 mod pending;
+#[cfg(feature = "mlx")]
 mod rope;
+#[cfg(feature = "mlx")]
 mod rows;
+#[cfg(feature = "mlx")]
 mod storage;
 
+#[cfg(feature = "mlx")]
 pub use device::MlxDevice;
+#[cfg(feature = "mlx")]
 pub use engine::{has_gpu, name};
+
+/// A device on MLX where this was built with it: for tests that run on every device there is. (A feature of their own would
+/// have their crate, and all that depends on it, built twice.)
+///
+/// # Errors
+/// Those of MLX where it cannot start.
+pub fn device() -> Option<ingle_tensor::Result<ingle_tensor::DeviceHandle>> {
+    #[cfg(feature = "mlx")]
+    return Some(MlxDevice::new().map(|device| std::sync::Arc::new(device) as _));
+    #[cfg(not(feature = "mlx"))]
+    None
+}

@@ -142,10 +142,7 @@ pub fn cpu(threads: usize) -> DeviceHandle {
 
 /// Every device there is to compare: the CPU, and MLX where this was built with it.
 pub fn devices() -> Vec<DeviceHandle> {
-    let devices = vec![cpu(2)];
-    #[cfg(feature = "mlx")]
-    let devices = [devices, vec![Arc::new(ingle_mlx::MlxDevice::new().unwrap()) as DeviceHandle]].concat();
-    devices
+    std::iter::once(cpu(2)).chain(ingle_mlx::device().map(Result::unwrap)).collect()
 }
 
 /// Tokens of one sequence, to be fed in one step.

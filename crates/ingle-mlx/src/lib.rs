@@ -70,9 +70,16 @@ pub use engine::{has_gpu, name};
 ///
 /// # Errors
 /// Those of MLX where it cannot start.
+#[cfg(feature = "mlx")]
 pub fn device() -> Option<ingle_tensor::Result<ingle_tensor::DeviceHandle>> {
-    #[cfg(feature = "mlx")]
-    return Some(MlxDevice::new().map(|device| std::sync::Arc::new(device) as _));
-    #[cfg(not(feature = "mlx"))]
+    Some(MlxDevice::new().map(|device| std::sync::Arc::new(device) as _))
+}
+
+/// None, as this was built without MLX.
+///
+/// # Errors
+/// None, either.
+#[cfg(not(feature = "mlx"))]
+pub fn device() -> Option<ingle_tensor::Result<ingle_tensor::DeviceHandle>> {
     None
 }

@@ -12,9 +12,13 @@ fn device(isa: Isa, threads: usize) -> Result<DeviceHandle, Error> {
 
 #[test]
 fn every_instruction_set_conforms_good() -> Result<(), Error> {
-    for isa in Isa::available() {
+    let sets = Isa::available();
+    let devices = sets.iter().map(|isa| device(*isa, 2)).collect::<Result<Vec<_>, Error>>()?;
+    let reports = conformance::run(&devices);
+    assert_eq!(reports.len(), sets.len());
+    for (isa, report) in sets.iter().zip(&reports) {
         println!("{isa}");
-        conformance::run(&device(isa, 2)?).assert_passed();
+        report.assert_passed();
     }
     Ok(())
 }

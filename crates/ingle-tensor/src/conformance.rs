@@ -26,7 +26,7 @@
 //! use ingle_tensor::{DeviceHandle, Op};
 //!
 //! let device: DeviceHandle = Arc::new(Reference::new()); // the device under test
-//! // Everything: `conformance::run(&device).assert_passed()`. One operation, while working on its kernel:
+//! // Everything: `conformance::run(&[device])` gives a report. One operation, while working on its kernel:
 //! for case in conformance::cases_of(&Op::Softmax) {
 //!     conformance::check(&device, &case)?;
 //! }
@@ -61,19 +61,25 @@ use crate::DeviceHandle;
 const PROPERTIES: [fn(&DeviceHandle, &mut Report); 5] =
     [views::run, donation::run, invariance::run, errors::run, memory::run];
 
-/// Tries a device on everything. It takes some seconds. Give it a device of its own: the memory tests count
-/// what is in use.
-pub fn run(device: &DeviceHandle) -> Report {
-    let before = device.memory();
-    let mut report = Report::new(device.name().into());
+/// Tries devices on everything, and gives the report of each. It takes some seconds, most of them the reference's,
+/// which computes a case once for all of them. Give it devices of its own: the memory tests count what is in use.
+pub fn run(devices: &[DeviceHandle]) -> Vec<Report> {
+    let begin = |device: &DeviceHandle| (device.clone(), device.memory(), Report::new(device.name().into()));
+    let mut runs: Vec<_> = devices.iter().map(begin).collect();
     for case in cases() {
-        report.outcome(case.op.name(), check(device, &case));
+        let wanted = check::wanted(&case);
+        for (device, _, report) in &mut runs {
+            let outcome = wanted.as_ref().map_err(Clone::clone);
+            report.outcome(case.op.name(), outcome.and_then(|wanted| check::check_against(wanted, device, &case)));
+        }
     }
-    for property in PROPERTIES {
-        property(device, &mut report);
+    for (device, before, report) in &mut runs {
+        for property in PROPERTIES {
+            property(device, report);
+        }
+        memory::settled(device, *before, report);
     }
-    memory::settled(device, before, &mut report);
-    report
+    runs.into_iter().map(|(_, _, report)| report).collect()
 }
 
 /// Compares two devices on every case: their results must agree in every bit. For one device in two settings,

@@ -106,23 +106,36 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
 /// # Errors
 /// The first of these that does not hold.
 pub fn check(device: &DeviceHandle, case: &Case) -> Result<Outcome, Failure> {
+    check_against(&wanted(case)?, device, case)
+}
+
+/// The reference's result of a case.
+pub(super) fn wanted(case: &Case) -> Result<Tensor, Failure> {
+    let reference: DeviceHandle = Arc::new(Reference::new());
+    Prepared::new(&reference, case).and_then(|x| x.run(case)).map_err(|error| Failure {
+        area: case.op.name(),
+        case: case.to_string(),
+        what: format!("the reference: {error}"),
+    })
+}
+
+/// [`check`] against the reference's result.
+pub(super) fn check_against(wanted: &Tensor, device: &DeviceHandle, case: &Case) -> Result<Outcome, Failure> {
     let fail = |what: String| Failure { area: case.op.name(), case: case.to_string(), what };
     let step = |what: &'static str| move |error: crate::Error| fail(format!("{what}: {error}"));
 
-    let reference: DeviceHandle = Arc::new(Reference::new());
-    let wanted = Prepared::new(&reference, case).and_then(|x| x.run(case)).map_err(step("the reference"))?;
     let prepared = Prepared::new(device, case).map_err(step("making the inputs"))?;
     let inputs: Vec<Spec> = prepared.views.iter().map(|x| x.spec().clone()).collect();
     let before = prepared.read().map_err(step("reading the inputs"))?;
     let result = Tensor::apply_on(device, &case.op, prepared.views.clone()).map_err(step("running it"))?;
     let bytes = device.download(&result).map_err(step("reading the result"))?;
-    let mut outcome = agrees(&case.op, &inputs, &wanted, &bytes).map_err(fail)?;
+    let mut outcome = agrees(&case.op, &inputs, wanted, &bytes).map_err(fail)?;
 
     let dtype = result.dtype();
     let values = |bytes: &[u8]| Array::decode(bytes, dtype).values();
     if let Some(composed) = case.op.decompose(&prepared.views) {
         let composed = composed.and_then(|x| device.download(&x)).map_err(step("running the decomposition"))?;
-        agrees(&case.op, &inputs, &wanted, &composed).map_err(|what| fail(format!("decomposed, {what}")))?;
+        agrees(&case.op, &inputs, wanted, &composed).map_err(|what| fail(format!("decomposed, {what}")))?;
         outcome.decomposition = Some(difference(values(&bytes), values(&composed), dtype));
     }
     if prepared.read().map_err(step("reading the inputs again"))? != before {
@@ -132,7 +145,7 @@ pub fn check(device: &DeviceHandle, case: &Case) -> Result<Outcome, Failure> {
     let again = |found: &[u8]| match device.invariance() {
         Invariance::Exact => same(found, &bytes, dtype),
         // Sums may be taken in another order each time.
-        Invariance::Rounding => agrees(&case.op, &inputs, &wanted, found).is_ok(),
+        Invariance::Rounding => agrees(&case.op, &inputs, wanted, found).is_ok(),
     };
     donate(device, case, prepared, &again).map_err(fail)?;
     Ok(outcome)

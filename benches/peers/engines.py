@@ -24,6 +24,7 @@ class Setting:
 
     ingle: pathlib.Path
     plain_read: pathlib.Path
+    peak: pathlib.Path
     python: pathlib.Path
     models: pathlib.Path
     threads: int
@@ -93,13 +94,15 @@ class PyTorch:
     def __init__(self, setting: Setting, row: Row):
         self.setting, self.row = setting, row
         self.batch_size = self._run(["--find-batch-size"])["batch_size"]
-        self.choice = f"batches of {self.batch_size}"
+        self.choice = f"bf16 in batches of {self.batch_size}"
 
     def run(self) -> dict:
         return self._run(["--batch-size", self.batch_size])
 
     def _run(self, options: list) -> dict:
-        command = [self.setting.python, HERE / "torch_worker.py", "--model", self.setting.model(self.row)]
+        # It reads no GGUF: whatever Ingle's weights are, these are the dense ones.
+        model = self.setting.models / self.row.shape.name
+        command = [self.setting.python, HERE / "torch_worker.py", "--model", model]
         command += ["--threads", self.setting.threads, "--repetitions", self.setting.repetitions]
         return self.setting.run([*command, *options, *self.row.tests])
 
@@ -115,6 +118,18 @@ def value(figures: dict, row: Row, measure: str | None = None) -> float:
     samples = next(test["samples"] for test in figures["tests"] if test["test"] == wanted)
     ordered, middle = sorted(samples), len(samples) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+# The instruction that multiplies with such weights, the fastest that a processor may have first.
+FLOATS = ("bf16, AVX-512 BF16", "f32, AVX-512", "f32, AVX2")
+INTEGERS = ("8 bits, AVX-512 VNNI",)
+
+
+def peak(setting: Setting, row: Row) -> float | None:
+    """Operations per second of all threads together, by the instruction that a row's products are made of."""
+    figures = setting.run([setting.peak, setting.threads])["operations_per_second"]
+    names = FLOATS if row.weights in (SAFETENSORS, "BF16") else INTEGERS
+    return next((figures[name] for name in names if figures.get(name)), None)
 
 
 def plain_read(setting: Setting) -> float:

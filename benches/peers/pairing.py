@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from engines import PEERS, NotRun, Setting, ingle, plain_read, value
+from engines import PEERS, NotRun, Setting, ingle, peak, plain_read, value
 from rows import Row
 
 STEADY = 1.2
@@ -28,6 +28,8 @@ def measure(setting: Setting, row: Row, pairs: int, seconds: float) -> dict:
         return result
     try:
         ingle(setting, row)
+        if row.test and row.test.kind != "tg":
+            result["operations_per_second"] = peak(setting, row)
         result["pairs"] = list(_pairs(setting, row, peer, pairs, seconds))
     except NotRun as why:
         result["not_run"] = f"Ingle: {why}"
@@ -72,7 +74,9 @@ def summary(row: Row, result: dict) -> dict:
         "steady_pairs": sum(pair["steady"] for pair in pairs),
     }
     if row.test and row.test.kind == "tg":
-        figures |= _floor(row, pairs)
+        figures |= _memory_floor(row, pairs)
+    elif result.get("operations_per_second"):
+        figures |= _arithmetic_floor(row, result["operations_per_second"], figures)
     if row.beside:
         for name in ("ingle", "peer"):
             own = [value(pair[name], row) / value(pair[name], row, row.beside) for pair in pairs]
@@ -80,7 +84,7 @@ def summary(row: Row, result: dict) -> dict:
     return figures
 
 
-def _floor(row: Row, pairs: list[dict]) -> dict:
+def _memory_floor(row: Row, pairs: list[dict]) -> dict:
     """Tokens per second if weights and cache were read as fast as memory was read around each run, and how
     much of that was reached."""
     floors, shares, peers = [], [], []
@@ -95,3 +99,11 @@ def _floor(row: Row, pairs: list[dict]) -> dict:
         "share": statistics.median(shares),
         "peer_share": statistics.median(peers),
     }
+
+
+def _arithmetic_floor(row: Row, operations: float, figures: dict) -> dict:
+    """What a processor that did nothing but multiply with the weights would reach, and how much of that was."""
+    floor = operations / (2 * row.shape.products_per_token)
+    if row.test.kind == "classify":
+        floor /= row.test.tokens
+    return {"floor": floor, "share": figures["ingle"] / floor, "peer_share": figures["peer"] / floor}

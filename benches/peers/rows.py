@@ -55,7 +55,8 @@ def all_rows() -> list[Row]:
             if weights in ("BF16", "Q4_0"):
                 rows.append(Row(shape, weights, "tg32x8", "llama.cpp", beside="tg32"))
                 rows.append(Row(shape, weights, f"tg32@d{DEEP}", "llama.cpp", beside="tg32"))
-        rows.append(Row(shape, SAFETENSORS, "classify64x16", "PyTorch"))
+        # With 8-bit weights, too: what PyTorch reads is bf16 in either row.
+        rows += [Row(shape, weights, "classify64x16", "PyTorch") for weights in (SAFETENSORS, "Q8_0")]
     return rows
 
 

@@ -42,6 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--wrap", default="", metavar="COMMAND", help="put before each command, for example 'taskset -c 0-3'")
     add("--ingle", type=pathlib.Path, help="the command to measure; built from this tree if not given")
     add("--plain-read", type=pathlib.Path, help="that example of ingle-cpu; built from this tree if not given")
+    add("--peak", type=pathlib.Path, help="that example of ingle-cpu; built from this tree if not given")
     add("--out", type=pathlib.Path, help="write the page here, and all samples beside it as .json")
     add("--resume", action="store_true", help="keep the rows that the .json beside --out has already")
     add("--render", type=pathlib.Path, metavar="JSON", help="measure nothing: write the page from these samples")
@@ -61,18 +62,20 @@ def environment(folder: pathlib.Path) -> pathlib.Path:
     return python
 
 
-def build() -> tuple[pathlib.Path, pathlib.Path]:
-    """The command and the example that reads memory."""
+def build() -> list[pathlib.Path]:
+    """The command, and the examples that read memory and multiply."""
+    examples = ("plain_read", "peak")
     cargo = ["cargo", "build", "--release", "--manifest-path", ROOT / "Cargo.toml"]
     subprocess.run([*cargo, "-p", "ingle-cli"], check=True)
-    subprocess.run([*cargo, "-p", "ingle-cpu", "--example", "plain_read"], check=True)
+    for example in examples:
+        subprocess.run([*cargo, "-p", "ingle-cpu", "--example", example], check=True)
     found = subprocess.run(
         ["cargo", "metadata", "--no-deps", "--format-version", "1", "--manifest-path", ROOT / "Cargo.toml"],
         check=True, capture_output=True, text=True,
     )
     release = pathlib.Path(json.loads(found.stdout)["target_directory"]) / "release"
     suffix = ".exe" if os.name == "nt" else ""
-    return release / f"ingle{suffix}", release / "examples" / f"plain_read{suffix}"
+    return [release / f"ingle{suffix}", *(release / "examples" / f"{example}{suffix}" for example in examples)]
 
 
 def say(message: str) -> None:
@@ -96,9 +99,11 @@ def main() -> None:
     python = environment(args.venv)
     make = [python, HERE / "make_models.py", "--models", args.models]
     subprocess.run([*make, *(word for shape in args.shapes for word in ("--shape", shape))], check=True)
-    built = (args.ingle, args.plain_read) if args.ingle and args.plain_read else build()
-    binary, reader = args.ingle or built[0], args.plain_read or built[1]
-    setting = Setting(binary, reader, python, args.models, args.threads, args.repetitions, shlex.split(args.wrap))
+    given = (args.ingle, args.plain_read, args.peak)
+    built = given if all(given) else build()
+    programs = [mine or its for mine, its in zip(given, built, strict=True)]
+    binary = programs[0]
+    setting = Setting(*programs, python, args.models, args.threads, args.repetitions, shlex.split(args.wrap))
 
     samples = args.out.with_suffix(".json") if args.out else None
     results = {"about": machine.about(ROOT, binary, python, args), "rows": {}}

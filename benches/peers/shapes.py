@@ -16,6 +16,15 @@ class Shape:
     def layers(self) -> int:
         return self.config["num_hidden_layers"]
 
+    @property
+    def products_per_token(self) -> int:
+        """Weights that a token of a prompt is multiplied with: those of the layers, since of the head only the last
+        token has need."""
+        sizes = self.config
+        hidden, width = sizes["hidden_size"], sizes["head_dim"]
+        attention = (2 * sizes["num_attention_heads"] + 2 * sizes["num_key_value_heads"]) * width * hidden
+        return self.layers * (attention + 3 * hidden * sizes["intermediate_size"])
+
     def kv_bytes(self, positions: int) -> int:
         """Bytes of bf16 keys and values that one token reads after `positions` others."""
         per_position = 2 * 2 * self.config["num_key_value_heads"] * self.config["head_dim"]

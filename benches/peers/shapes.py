@@ -18,12 +18,12 @@ class Shape:
 
     @property
     def products_per_token(self) -> int:
-        """Weights that a token of a prompt is multiplied with: those of the layers, since of the head only the last
-        token has need."""
+        """Weights that a token of a prompt is multiplied with: those of the layers. The last token alone has need of
+        the head, and of the last layer's MLP."""
         sizes = self.config
         hidden, width = sizes["hidden_size"], sizes["head_dim"]
         attention = (2 * sizes["num_attention_heads"] + 2 * sizes["num_key_value_heads"]) * width * hidden
-        return self.layers * (attention + 3 * hidden * sizes["intermediate_size"])
+        return self.layers * attention + (self.layers - 1) * 3 * hidden * sizes["intermediate_size"]
 
     def kv_bytes(self, positions: int) -> int:
         """Bytes of bf16 keys and values that one token reads after `positions` others."""

@@ -196,29 +196,30 @@ impl KvCache {
     /// changes nothing.
     ///
     /// # Errors
-    /// Past the device's memory; the cache is then as it was.
+    /// Past the device's memory; the cache then holds what it held, in as many blocks.
     pub fn grow(&mut self, group: usize, blocks: usize) -> Result<()> {
         if self.groups.get(group).is_none_or(|g| blocks <= g.blocks) {
             return Ok(());
         }
-        let mut grown = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate().filter(|(_, layer)| layer.group == group) {
+        let slots = blocks * self.block_size;
+        for (index, layer) in self.layers.iter_mut().enumerate().filter(|(_, layer)| layer.group == group) {
             let (kv_heads, row) = (layer.shape.kv_heads, layer.shape.row(self.dtype));
-            let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
-            // Keys and values get memory of their own, so that each is its only handle and can be donated.
             let longer = |old: &Tensor| -> Result<Tensor> {
-                let slots = old.shape()[0];
-                let zeros = Tensor::full(&self.device, [blocks * self.block_size, kv_heads, row], self.dtype, 0.0)?;
-                match slots {
+                // Fresh zeros, which a device may have without touching them.
+                let zeros = Tensor::full(&self.device, [slots, kv_heads, row], self.dtype, 0.0)?;
+                match old.shape()[0] {
                     0 => Ok(zeros),
-                    // Written into zeros that are there, which a device may have without touching them.
-                    _ => Ok(zeros.write_rows(old, &Tensor::arange(&self.device, slots)?)?),
+                    held => Ok(zeros.write_rows(old, &Tensor::arange(&self.device, held)?)?),
                 }
             };
-            grown.push((index, [longer(keys)?, longer(values)?]));
-        }
-        for (index, store) in grown {
-            self.layers[index].store = Some(store);
+            let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
+            // An earlier attempt may have got this far.
+            if keys.shape()[0] < slots {
+                // Keys and values get memory of their own, so that each is its only handle and can be donated.
+                layer.store = Some([longer(keys)?, longer(values)?]);
+                // What was there before is of a size that nothing else has, and would be kept for nothing.
+                self.device.clear_cache();
+            }
         }
         self.groups[group].blocks = blocks;
         Ok(())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ingle_cpu::{CpuDevice, CpuOptions};
+use ingle_tensor::Memory;
 
 use super::*;
 
@@ -121,6 +122,35 @@ fn growing_keeps_what_is_there_ugly() {
         cache.grow(group, blocks).unwrap();
         assert_eq!(cache.bytes(), bytes);
     }
+}
+
+#[test]
+fn growing_takes_one_layer_at_a_time_ugly() {
+    let device = cpu();
+    let mut cache = KvCache::new(&device, &[FULL; 8], BLOCK_SIZE, DType::F32).unwrap();
+    let few = 1 << 10;
+    cache.grow(0, few).unwrap();
+    let of_a_layer = cache.bytes() / 8;
+    device.reset_peak_memory();
+    cache.grow(0, 2 * few).unwrap();
+    let Memory { active, peak, cached } = device.memory();
+    // What it held before, and the slots' numbers.
+    assert!(peak - active <= 2 * of_a_layer, "{peak} bytes for {active}, of which a layer had {of_a_layer}");
+    assert_eq!(cached, 0);
+}
+
+#[test]
+fn failure_that_comes_while_growing_loses_nothing_bad() {
+    let device = cpu();
+    let mut cache = cache(&device);
+    cache.grow(1, 2).unwrap();
+    mean_of_positions(&mut cache, 1, [0, 4]).unwrap();
+    device.set_memory_limit(Some(device.memory().active + 1));
+    assert!(cache.grow(0, 1 << 10).is_err() && cache.grow(1, 1 << 10).is_err());
+    device.set_memory_limit(None);
+    assert_eq!(cache.groups().iter().map(|group| group.blocks).collect::<Vec<_>>(), [0, 2]);
+    cache.grow(1, 3).unwrap();
+    assert_close(&mean_of_positions(&mut cache, 1, [4, 5]).unwrap(), &[2.0]);
 }
 
 #[test]

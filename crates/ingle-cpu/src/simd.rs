@@ -169,7 +169,8 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Work made of dot products of bf16 pairs, which so far only AVX-512 has here. Implementations of `run` must be `#[inline(always)]`.
+/// Work made of dot products of bf16 pairs, which so far only AVX-512 has here. Implementations of `run` must be
+/// `#[inline(always)]`.
 #[cfg(target_arch = "x86_64")]
 pub(crate) trait PairKernel {
     type Output;

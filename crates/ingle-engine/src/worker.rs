@@ -150,7 +150,8 @@ impl Worker {
         self.ask(|done| Command::ForgetPrefixes { done })
     }
 
-    /// Forgets the prompts kept for reuse and gives their memory back, as [`Engine::clear_prefix_cache`]; returns when it is done.
+    /// Forgets the prompts kept for reuse and gives their memory back, as [`Engine::clear_prefix_cache`]; returns when
+    /// it is done.
     ///
     /// # Errors
     /// [`Error::Stopped`] after the engine has failed; those of [`Engine::clear_prefix_cache`].

@@ -55,8 +55,8 @@ enum Wanted<'a> {
 }
 
 impl<'a> Visitor<'a> {
-    /// Calls `visit` with each weight and its name: `model.layers.0.self_attn.q_proj.weight`; adapters aside. It may put another
-    /// tensor of the same shape in its place.
+    /// Calls `visit` with each weight and its name: `model.layers.0.self_attn.q_proj.weight`; adapters aside. It may
+    /// put another tensor of the same shape in its place.
     pub fn weights(visit: &'a mut dyn FnMut(&str, &mut Tensor)) -> Self {
         Visitor { prefix: String::new(), wanted: Wanted::Weights(visit) }
     }

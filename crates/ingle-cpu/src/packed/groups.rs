@@ -2,10 +2,10 @@
 //! Quantised weights in panels.
 //!
 //! A panel is a sequence of blocks of 256 along the inner axis, the last of which may be shorter. A block starts with
-//! the scales of its groups for the panel's 64 rows, then come the quants, in sub-blocks of 32 along the inner axis. A sub-block's quants are ordered as the
-//! 8-bit dot product takes them: four neighbours of a row side by side, then four of the panel's next row. Quants of
-//! fewer than 8 bits are cut into planes of 4, 2 and 1 bits; the numbers that share a byte lie far apart in that
-//! order, so that shifts and masks of whole registers put them back into it.
+//! the scales of its groups for the panel's 64 rows, then come the quants, in sub-blocks of 32 along the inner axis. A
+//! sub-block's quants are ordered as the 8-bit dot product takes them: four neighbours of a row side by side, then four
+//! of the panel's next row. Quants of fewer than 8 bits are cut into planes of 4, 2 and 1 bits; the numbers that share
+//! a byte lie far apart in that order, so that shifts and masks of whole registers put them back into it.
 
 use half::{bf16, f16};
 use ingle_tensor::{DType, GroupForm, Offsets, Quantization, Result, SuperScales};

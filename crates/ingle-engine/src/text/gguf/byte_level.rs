@@ -13,7 +13,8 @@ pub(super) struct ByteLevel {
 }
 
 impl ByteLevel {
-    /// `merges` are pairs of tokens with a space between them, the first one first. `None` if they are no texts, or of more than 4 GiB.
+    /// `merges` are pairs of tokens with a space between them, the first one first. `None` if they are no texts, or of
+    /// more than 4 GiB.
     pub fn new(merges: &Array, pre_tokenizer: PreTokenizer) -> Option<Self> {
         // A copy, so that the file can be let go once the weights are where they belong.
         let text = merges.content().to_vec();

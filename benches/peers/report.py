@@ -20,7 +20,7 @@ def page(results: dict) -> str:
         rows = [row for row in all_rows() if row.shape == shape and row.id in results["rows"]]
         if rows:
             parts.append(_shape(shape, rows, results["rows"]))
-    parts.append(_foot(results["about"]))
+    parts.append(_foot(results))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -172,7 +172,7 @@ def _pairs(result: dict) -> str:
     return ", ".join([f"{len(counted)}", *notes])
 
 
-def _foot(about: dict) -> str:
+def _foot(results: dict) -> str:
     return "\n".join([
         "## How to read it",
         "",
@@ -185,11 +185,18 @@ def _foot(about: dict) -> str:
         "  the layers' weights. Scales of groups of 32 quants take a fifth of that. Reached is Ingle's share.",
         f"- A pair counts if that plain read varied by less than {STEADY - 1:.0%} around it; where fewer than {ENOUGH} such pairs came,",
         "  all count, and the row says unsteady.",
-        f"- Each of the runs gave {about['repetitions']} samples after one that did not count. All of them are in the",
-        "  `.json` beside this page.",
+        f"- Each of the runs gave {_samples(results)} after one that did not count. All of them are in the `.json` beside this",
+        "  page.",
         "- Memory is the most that was resident while the 512 tokens of `pp512` were computed, in a process of its own;",
         "  what Python takes is not counted as the peer's.",
     ])
+
+
+def _samples(results: dict) -> str:
+    """How many one run gave, from the fewest to the most."""
+    pairs = [pair for row in results["rows"].values() for pair in row.get("pairs", [])]
+    counts = sorted({len(test["samples"]) for pair in pairs for test in pair["ingle"].get("tests", [])}) or [0]
+    return f"{counts[0]} sample" + "s" * (counts[0] > 1) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} samples"
 
 
 def _ratio(figures: dict) -> str:

@@ -9,7 +9,8 @@ use ingle_cpu::{CpuDevice, CpuOptions};
 use ingle_tensor::{DType, DeviceHandle, Error, Tensor};
 
 /// Inner length and outputs of a layer.
-const SIZES: [[usize; 2]; 6] = [[256, 704], [512, 512], [512, 1408], [1408, 512], [512, 8192], [768, 2048]];
+const SIZES: [[usize; 2]; 8] =
+    [[256, 704], [512, 512], [512, 1408], [1408, 512], [512, 8192], [768, 768], [768, 2048], [768, 16384]];
 
 const TOKENS: usize = 2048;
 

@@ -180,3 +180,20 @@ fn targets_past_the_classes_are_refused_bad() -> Result<(), Error> {
     assert_eq!(refused.to_string(), "cross_entropy: index 5 is outside an axis of length 5");
     Ok(())
 }
+
+#[test]
+fn narrow_gradients_are_rounded_once_ugly() -> Result<(), Error> {
+    let device = cpu()?;
+    // A third of an ulp of 1: two of them count only if they are added before they are rounded.
+    let small = 1.0 / 384.0;
+    let x = Tensor::full(&device, [1], DType::BF16, 1.0)?;
+    for (terms, wanted) in [(vec![1.0, small], 1.0), (vec![1.0, small, small], 1.007_812_5)] {
+        let sum = |x: &[Tensor]| {
+            let parts = terms.iter().map(|&term| x[0].scale(term)).collect::<Result<Vec<_>, _>>()?;
+            Tensor::concat(&parts, 0)?.sum_axis(0)
+        };
+        let (_, gradients) = grad::value_and_grad(sum, std::slice::from_ref(&x))?;
+        assert_eq!(gradients[0].to_f32_vec()?, [wanted], "{terms:?}");
+    }
+    Ok(())
+}

@@ -66,6 +66,7 @@ pub(crate) fn batch(
         routes: Routes::new(device, &routes)?,
         output_routes: Routes::new(device, &output_routes)?,
         activations: Activations::Kept,
+        hidden: None,
         dropout: None,
     })
 }

@@ -13,7 +13,7 @@ use ingle_nn::{
 use ingle_tensor::{Activation, DType, DeviceHandle, RopeLayout, Tensor, grad};
 
 use crate::config::LayerType;
-use crate::scores::Scores;
+use crate::scores::{LossRows, Scores};
 use crate::{Model, Summary};
 
 /// A decoder's sizes and choices. In the shapes below `T` is the number of tokens.
@@ -178,10 +178,12 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
-        let up = self.up_proj.forward(x, routes)?;
-        let hidden = self.gate_proj.forward(x, routes)?.glu(&up, self.hidden_act)?;
-        self.down_proj.forward(&hidden, routes)
+    /// In the dtype of `x`; within, in `hidden` if that is given.
+    fn forward(&self, x: &Tensor, routes: &Routes, hidden: Option<DType>) -> Result<Tensor> {
+        let inner = x.cast(hidden.unwrap_or(x.dtype()))?;
+        let up = self.up_proj.forward(&inner, routes)?;
+        let gated = self.gate_proj.forward(&inner, routes)?.glu(&up, self.hidden_act)?;
+        Ok(self.down_proj.forward(&gated, routes)?.cast(x.dtype())?)
     }
 }
 
@@ -273,10 +275,10 @@ impl Block {
         let dropout = batch.dropout;
         let x = self.around_attn.around(x, dropout, |x| self.self_attn.forward(x, batch, cache, layer))?;
         match rows {
-            BlockRows::All => self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.routes)),
+            BlockRows::All => self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.routes, batch.hidden)),
             BlockRows::Outputs => {
                 let x = x.take_rows(&batch.outputs)?;
-                self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.output_routes))
+                self.around_mlp.around(&x, dropout, |x| self.mlp.forward(x, &batch.output_routes, batch.hidden))
             }
         }
     }
@@ -398,8 +400,14 @@ impl Parameters for Decoder {
     }
 }
 
-/// Logits of a loss that exist at a time, if they are not fewer: 256 MiB.
-const LOGITS: usize = 64 << 20;
+/// Logits of a loss that exist at a time: 16 MiB, which a cache holds while they are looked at.
+const LOGITS: usize = 4 << 20;
+
+/// Fewer rows of them make slow products.
+const LOGIT_ROWS: usize = 256;
+
+/// Gradients of logits that exist at a time, if they are not fewer: 128 MiB in bf16.
+const LOGIT_GRADIENTS: usize = 64 << 20;
 
 impl Decoder {
     /// What the head sees of the tokens named by [`Batch::outputs`], `f32[R, hidden]`.
@@ -434,7 +442,9 @@ impl Model for Decoder {
     }
 
     fn cross_entropy(&self, batch: &Batch, cache: &mut KvCache, targets: &Tensor) -> Result<Tensor> {
-        let rows = (LOGITS / self.summary.vocab_size.max(1)).max(1);
+        let vocabulary = self.summary.vocab_size.max(1);
+        let logits = (LOGITS / vocabulary).max(LOGIT_ROWS);
+        let rows = LossRows { logits, gradients: (LOGIT_GRADIENTS / vocabulary).max(1) };
         self.scores.cross_entropy(&self.hidden(batch, cache)?, &batch.output_routes, targets, rows)
     }
 

@@ -44,6 +44,7 @@
 //!     routes: Routes::default(),
 //!     output_routes: Routes::default(),
 //!     activations: Activations::Kept,
+//!     hidden: None,
 //!     dropout: None,
 //! };
 //! let logits = model.forward(&batch, &mut cache)?;

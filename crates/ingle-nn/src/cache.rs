@@ -26,6 +26,9 @@ pub struct Batch {
     pub output_routes: Routes,
     /// What is kept of the way forward for the way back.
     pub activations: Activations,
+    /// What an MLP computes in between the norm before it and the residual stream, if not in their dtype. It is most of
+    /// what training keeps, and bf16 takes half.
+    pub hidden: Option<DType>,
     /// What drops out of what enters the residual stream, in training.
     pub dropout: Option<Dropout>,
 }

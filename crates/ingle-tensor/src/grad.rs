@@ -3,8 +3,8 @@
 //!
 //! A function that computes with tensors is differentiated as it stands. [`value_and_grad`] gives a loss and its
 //! gradients, [`vjp`] a result and the function that pulls any cotangent back, [`jvp`] a result and its
-//! derivative along a tangent; [`checkpoint`] trades memory for computing twice. They nest, for derivatives of
-//! higher order.
+//! derivative along a tangent; [`checkpoint`] trades memory for computing twice, [`custom_vjp`] takes a rule of yours.
+//! All but the last nest, for derivatives of higher order.
 //!
 //! Each [`crate::Op`] has a rule, which is itself a composition of operations; a fused operation without a rule of
 //! its own is differentiated through its [`crate::Op::decompose`]. A gradient has the shape and dtype of what it
@@ -47,6 +47,7 @@
 //! ```
 
 mod checkpoint;
+mod custom;
 mod graph;
 mod node;
 #[cfg(test)]
@@ -55,6 +56,7 @@ mod tests;
 use std::collections::HashSet;
 
 pub use checkpoint::checkpoint;
+pub use custom::{Custom, Pull, custom_vjp};
 pub(crate) use node::Node;
 
 use crate::error::listed;

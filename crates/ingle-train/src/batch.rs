@@ -26,7 +26,7 @@ impl Inputs {
     /// # Errors
     /// Past the device's memory.
     pub fn new(model: &dyn Model, packed: &PackedBatch, pass: Pass) -> Result<Self> {
-        let Pass { cache: dtype, routes, activations, dropout } = pass;
+        let Pass { cache: dtype, hidden, routes, activations, dropout } = pass;
         let device = model.device();
         let lists = Lists::new(packed);
         let list = |values: &[i32]| Tensor::from_slice(device, values, [values.len()]);
@@ -45,6 +45,7 @@ impl Inputs {
             output_routes: routes.clone(),
             routes,
             activations,
+            hidden,
             dropout,
         };
         Ok(Inputs { batch, cache, targets: list(&lists.targets)? })
@@ -55,6 +56,8 @@ impl Inputs {
 pub(crate) struct Pass {
     /// Dtype of keys and values.
     pub cache: DType,
+    /// Dtype of what an MLP computes within, if it is not the residual stream's.
+    pub hidden: Option<DType>,
     /// The adapter that every token goes through, if one is trained.
     pub routes: Routes,
     pub activations: Activations,

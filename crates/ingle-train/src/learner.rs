@@ -181,7 +181,8 @@ impl Learner {
             _ => Activations::Kept,
         };
         let dropout = draw.filter(|_| self.dropout > 0.0).map(|draw| Dropout { probability: self.dropout, draw });
-        Pass { cache: self.cache, routes, activations, dropout }
+        let hidden = Some(self.cache).filter(|&dtype| dtype != DType::F32);
+        Pass { cache: self.cache, hidden, routes, activations, dropout }
     }
 
     /// Takes the weights out of the model, so that a step can be made in place.

@@ -223,6 +223,7 @@ impl<'a> Session<'a> {
             output_routes: routes.clone(),
             routes,
             activations: self.activations,
+            hidden: None,
             dropout: None,
         };
         let logits = self.model.forward(&batch, &mut self.cache).unwrap();

@@ -39,6 +39,7 @@ fn batch(device: &DeviceHandle, cache: &KvCache, [first, last]: [i32; 2]) -> Bat
         routes: Routes::default(),
         output_routes: Routes::default(),
         activations: Activations::Kept,
+        hidden: None,
         dropout: None,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::node::{Node, Rule, reachable};
 use crate::op::backward::Saved;
-use crate::{BinaryOp, DType, Op, Result, Tensor};
+use crate::{BinaryOp, DType, Error, Op, Result, Tensor};
 
 /// What a way back is to find.
 pub(super) struct Goal {
@@ -140,6 +140,8 @@ fn step(
             return Ok(());
         }
         Rule::Checkpoint(recompute) => return recompute.pull(inputs, parents, &cotangent, gradients),
+        Rule::Custom(_) if outer => return Err(Error::NoDerivative { op: "custom_vjp" }),
+        Rule::Custom(pull) => return gradients.add_all(pull(&cotangent)?, parents),
         Rule::Op(op) => op.clone(),
     };
     let output = output.map(|storage| {
@@ -147,44 +149,89 @@ fn step(
         if outer { output.with_node(node) } else { output.into_detached() }
     });
     let wanted: Vec<bool> = parents.iter().map(|parent| parent.is_some_and(|parent| parent.wanted)).collect();
-    for (i, gradient) in op.backward(Saved { inputs, output, cotangent, wanted })?.into_iter().enumerate() {
-        if let (Some(gradient), Some(parent)) = (gradient, parents.get(i).copied().flatten()) {
-            gradients.add(parent.id, gradient)?;
-        }
-    }
-    Ok(())
+    gradients.add_all(op.backward(Saved { inputs, output, cotangent, wanted })?, parents)
 }
 
 /// Gradients by the numbers of their nodes.
 #[derive(Default)]
-pub(super) struct Gradients(HashMap<u64, Tensor>);
+pub(super) struct Gradients(HashMap<u64, Sum>);
+
+/// What has come for a node so far.
+enum Sum {
+    /// One gradient, or several as f32.
+    One(Tensor),
+    /// Two of one dtype narrower than f32: if no more come, they are added as they are, with the same bits.
+    Two(Tensor, Tensor),
+}
+
+impl Sum {
+    fn add(self, gradient: Tensor) -> Result<Sum> {
+        match self {
+            Sum::One(sum) if sum.dtype() == gradient.dtype() && sum.dtype() != DType::F32 => {
+                Ok(Sum::Two(sum, gradient))
+            }
+            Sum::One(sum) => Ok(Sum::One(wide(sum, gradient)?)),
+            Sum::Two(first, second) => Ok(Sum::One(wide(wide(first, second)?, gradient)?)),
+        }
+    }
+
+    fn total(self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Sum::One(sum) => sum.cast(dtype),
+            Sum::Two(first, second) if first.dtype() == dtype => add(first, second),
+            Sum::Two(first, second) => wide(first, second)?.cast(dtype),
+        }
+    }
+}
+
+/// The sum of two, as f32.
+fn wide(first: Tensor, second: Tensor) -> Result<Tensor> {
+    let terms = [first.cast(DType::F32)?, second.cast(DType::F32)?];
+    drop((first, second));
+    let [first, second] = terms;
+    add(first, second)
+}
+
+/// Both handles are given away, so that the sum may take the place of either.
+fn add(first: Tensor, second: Tensor) -> Result<Tensor> {
+    Tensor::apply(&Op::Binary(BinaryOp::Add), vec![first, second])
+}
 
 impl Gradients {
     /// Adds a gradient to those that have come already; sums are in f32.
     pub(super) fn add(&mut self, id: u64, gradient: Tensor) -> Result<()> {
         let sum = match self.0.remove(&id) {
-            None => gradient,
-            // Both handles are given away, so that the sum may take the place of either.
-            Some(sum) => {
-                let terms = vec![sum.cast(DType::F32)?, gradient.cast(DType::F32)?];
-                drop((sum, gradient));
-                Tensor::apply(&Op::Binary(BinaryOp::Add), terms)?
-            }
+            None => Sum::One(gradient),
+            Some(sum) => sum.add(gradient)?,
         };
         self.0.insert(id, sum);
         Ok(())
     }
 
+    /// Adds those of a node's inputs.
+    fn add_all(&mut self, found: Vec<Option<Tensor>>, parents: &[Option<Parent>]) -> Result<()> {
+        for (gradient, parent) in found.into_iter().zip(parents) {
+            if let (Some(gradient), Some(parent)) = (gradient, parent) {
+                self.add(parent.id, gradient)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a gradient out, in the dtype of what it is the gradient of.
     pub(super) fn take(&mut self, id: u64, dtype: DType) -> Result<Option<Tensor>> {
-        self.0.remove(&id).map(|sum| sum.cast(dtype)).transpose()
+        self.0.remove(&id).map(|sum| sum.total(dtype)).transpose()
     }
 
     /// Moves what has come for one node to another, as it is.
     pub(super) fn hand_over(&mut self, from: u64, to: &mut Gradients, id: u64) -> Result<()> {
         match self.0.remove(&from) {
-            Some(sum) => to.add(id, sum),
             None => Ok(()),
+            Some(Sum::One(sum)) => to.add(id, sum),
+            Some(Sum::Two(first, second)) => {
+                to.add(id, first)?;
+                to.add(id, second)
+            }
         }
     }
 }

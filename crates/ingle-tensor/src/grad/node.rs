@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::checkpoint::Recompute;
+use super::custom::Pull;
 use crate::op::backward::Kept;
 use crate::{Error, Op, Result, Spec, Storage, Tensor};
 
@@ -33,6 +34,8 @@ pub(super) enum Rule {
     Op(Op),
     /// By computing a function again. Its own inputs come first; the rest are tensors that it captured.
     Checkpoint(Recompute),
+    /// By a function's own rule, for which no input is kept here.
+    Custom(Pull),
 }
 
 impl Node {
@@ -95,6 +98,10 @@ impl Node {
 
     pub(super) fn checkpoint(recompute: Recompute, spec: Spec, inputs: Vec<Tensor>) -> Arc<Node> {
         Arc::new(Node::new(Rule::Checkpoint(recompute), spec, inputs))
+    }
+
+    pub(super) fn custom(pull: Pull, spec: Spec, inputs: Vec<Tensor>) -> Node {
+        Node::new(Rule::Custom(pull), spec, inputs)
     }
 
     /// The nodes that it was computed from.

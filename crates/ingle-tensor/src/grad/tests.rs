@@ -4,6 +4,7 @@
 
 mod broadcasting;
 mod checkpoints;
+mod custom;
 mod differences;
 mod pytorch;
 

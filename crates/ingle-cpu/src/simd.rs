@@ -25,6 +25,8 @@ mod products;
 mod quads;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::fmt;
@@ -48,13 +50,15 @@ pub enum Isa {
     Avx512f,
     /// As [`Isa::Avx512f`], with the dot products of BF16 and of 8-bit integers (VNNI).
     Avx512,
+    /// As [`Isa::Avx512`], with AMX: products of whole tiles of bf16 and of 8-bit integers. Only on Linux.
+    Amx,
     /// AArch64 with NEON, and the 8-bit dot product where the machine has it.
     Neon,
 }
 
 impl Isa {
     /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512f, Isa::Avx512, Isa::Neon];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512f, Isa::Avx512, Isa::Amx, Isa::Neon];
 
     /// The name by which `INGLE_CPU` chooses it.
     pub fn name(self) -> &'static str {
@@ -63,6 +67,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512f => "avx512f",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
         }
     }
@@ -81,6 +86,8 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512bf16")
                     && std::arch::is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_available() && tiles::are_available(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             _ => false,
@@ -109,7 +116,7 @@ impl Isa {
             Isa::Avx2 => unsafe { x86::with_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the device checked that the machine has it.
-            Isa::Avx512f | Isa::Avx512 => unsafe { x86::with_avx512f(kernel) },
+            Isa::Avx512f | Isa::Avx512 | Isa::Amx => unsafe { x86::with_avx512f(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: the device checked that the machine has it.
             Isa::Neon => unsafe { neon::with_neon(kernel) },
@@ -130,7 +137,7 @@ impl Isa {
             Isa::Avx512f => unsafe { x86::with_avx512f_quads(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the device checked that the machine has it.
-            Isa::Avx512 => unsafe { x86::with_avx512vnni(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { x86::with_avx512vnni(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: asked on the spot.
             Isa::Neon if neon::has_dotprod() => unsafe { neon::with_neon_dotprod(kernel) },
@@ -144,14 +151,19 @@ impl Isa {
 
 #[cfg(target_arch = "x86_64")]
 impl Isa {
+    /// Whether it has dot products of bf16 pairs.
+    pub(crate) fn has_pairs(self) -> bool {
+        matches!(self, Isa::Avx512 | Isa::Amx)
+    }
+
     /// Runs a kernel made of dot products of bf16 pairs.
     ///
     /// # Safety
     ///
-    /// The instruction set has them: it is [`Isa::Avx512`].
+    /// The instruction set [has them](Isa::has_pairs).
     #[inline]
     pub(crate) unsafe fn dispatch_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
-        debug_assert!(self == Isa::Avx512 && self.is_available());
+        debug_assert!(self.has_pairs() && self.is_available());
         // SAFETY: the device checked that the machine has it, and the caller that it is the one.
         unsafe { x86::with_avx512bf16(kernel) }
     }

@@ -7,6 +7,8 @@
 //! to strip: its bits depend neither on the tile nor on the thread that computes it.
 
 mod operands;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -21,7 +23,7 @@ use crate::number::{Float, with_float};
 use crate::packed::{PANEL, panels};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Pairs;
-use crate::simd::{Factor, Kernel, Multiplier, ProductKernel, Products, Simd, Widened};
+use crate::simd::{Factor, Isa, Kernel, Multiplier, ProductKernel, Products, Simd, Widened};
 use crate::storage::CpuStorage;
 
 /// Steps along the inner axis in a strip: 64 KiB of a panel, which the second cache holds beside the rows that meet it.
@@ -74,11 +76,17 @@ fn of_words<F: Word>(
         return Ok(turned.view(Layout::contiguous(&output.shape)));
     }
     let steps = k.div_ceil(F::Factor::DEPTH);
-    let first = First::new::<F>(cx, x)?;
+    let tiled = multiplies_tiles::<F>(cx.isa);
+    let first = First::new::<F>(cx, x, tiled)?;
     let second = Second::new::<F>(cx, w, m)?;
-    let gemm = Gemm { multiplier, first: &first, second: &second, steps, n, bias };
+    let gemm = Gemm { multiplier, tiled, first: &first, second: &second, steps, n, bias };
     gemm.check(m);
     with_float!(op, output.dtype, T => cx.make::<T>(&output.shape, |out| gemm.run(cx, op, m, out)))
+}
+
+/// Whether the instruction set has products of whole tiles of such words.
+fn multiplies_tiles<F: Word>(isa: Isa) -> bool {
+    isa == Isa::Amx && F::Factor::DEPTH == 2
 }
 
 /// A matrix's sizes; leading axes count as rows.
@@ -92,6 +100,8 @@ fn rows_and_columns(layout: &Layout) -> [usize; 2] {
 /// A product of packed operands.
 struct Gemm<'a, F: Word> {
     multiplier: Multiplier<F>,
+    /// Whether the machine has products of whole tiles; the first operand then lies row by row.
+    tiled: bool,
     first: &'a First,
     second: &'a Second,
     /// Words of a row.
@@ -148,8 +158,7 @@ impl<F: Word> Gemm<'_, F> {
                 let to = Pointer(unsafe { to.get().add(rows.start * n + columns.start) });
                 if T::DTYPE == DType::F32 && columns.len() == PANEL && self.begins_and_ends_at_once() {
                     let sums = Sums { to: to.get().cast(), stride: n };
-                    let block = Block { gemm: self, panel, rows: rows.clone(), columns: PANEL, sums };
-                    self.multiplier.dispatch(block);
+                    self.multiply(Block { gemm: self, panel, rows: rows.clone(), columns: PANEL, sums });
                     continue;
                 }
                 let sums = spare.as_mut_ptr().cast::<f32>();
@@ -170,10 +179,18 @@ impl<F: Word> Gemm<'_, F> {
                 }
                 let there = Sums { to: sums, stride: PANEL };
                 let columns = columns.len();
-                self.multiplier.dispatch(Block { gemm: self, panel, rows: rows.clone(), columns, sums: there });
+                self.multiply(Block { gemm: self, panel, rows: rows.clone(), columns, sums: there });
                 cx.isa.dispatch(Write { sums: there, rows: rows.len(), columns, to, stride: n });
             }
         })
+    }
+
+    fn multiply(&self, block: Block<'_, F>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiled {
+            return block.multiply_tiles();
+        }
+        self.multiplier.dispatch(block);
     }
 
     /// Whether sums are never read back.

@@ -45,12 +45,12 @@ pub(crate) fn linear(
     match packing {
         // The same sums in the same order, and few of them in memory.
         #[cfg(target_arch = "x86_64")]
-        Packing::Pairs { .. } if m >= MANY => super::gemm::product(cx, "linear", [x, weight], bias, output),
+        Packing::Pairs { .. } if m >= many(cx.isa) => super::gemm::product(cx, "linear", [x, weight], bias, output),
         #[cfg(target_arch = "x86_64")]
         Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
             in_dtype(cx, "linear", output, |out| {
-                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product))
+                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product, cx.isa))
             })
         }
         Packing::Groups(group_panels) => {
@@ -71,7 +71,7 @@ pub(crate) fn linear(
 /// [`ingle_tensor::Op::Pack`].
 pub(crate) fn pack(cx: &Context, weight: CpuStorage) -> Result<CpuStorage> {
     #[cfg(target_arch = "x86_64")]
-    if weight.dtype() == DType::BF16 && cx.isa == Isa::Avx512 && weight.packing().is_none() {
+    if weight.dtype() == DType::BF16 && cx.isa.has_pairs() && weight.packing().is_none() {
         let weight = contiguous(cx, weight)?;
         let shape = weight.layout().shape();
         let [n, k] = sizes(shape);
@@ -104,7 +104,9 @@ pub(super) struct Product<'a> {
 
 /// Rows of `x` from which on a product of pairs is [`super::gemm`]'s.
 #[cfg(target_arch = "x86_64")]
-const MANY: usize = 256;
+fn many(isa: Isa) -> usize {
+    if isa == Isa::Amx { 32 } else { 256 }
+}
 
 /// The most rows of `x` in a unit of work: their part that a strip meets stays in the second cache.
 const ROWS: usize = 256;

@@ -22,9 +22,9 @@ use super::rows::packed;
 use super::{Context, Pointer, contiguous, contiguous_f32, gemm, in_dtype};
 use crate::layout::Layout;
 use crate::number::with_float;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::{Isa, PairKernel, Pairs};
 use crate::simd::{Kernel, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{PairKernel, Pairs};
 use crate::storage::CpuStorage;
 
 /// Bytes of the second operand that a chunk of work keeps in the second cache.
@@ -257,7 +257,7 @@ pub(crate) fn linear(
     let op = "linear";
     let starts = &[(0, 0)];
     #[cfg(target_arch = "x86_64")]
-    if weight.dtype() == DType::BF16 && cx.isa == Isa::Avx512 {
+    if weight.dtype() == DType::BF16 && cx.isa.has_pairs() {
         let x = contiguous(cx, cast::cast(cx, x, DType::BF16)?)?;
         let (x, w) = (packed::<bf16>(&x), packed::<bf16>(&weight));
         let product = Product { op, m, n, k, x, x_stride: k, w, w_stride: k, starts, bias };

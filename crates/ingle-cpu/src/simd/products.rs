@@ -111,7 +111,7 @@ impl Multiplier<QuantisedRows> {
 impl Multiplier<Bf16Pairs> {
     /// `None` if the instruction set lacks them.
     pub(crate) fn pairs(isa: Isa) -> Option<Self> {
-        (isa == Isa::Avx512).then_some(Multiplier { isa, source: PhantomData })
+        isa.has_pairs().then_some(Multiplier { isa, source: PhantomData })
     }
 }
 
@@ -294,7 +294,7 @@ impl Source for QuantisedRows {
             Isa::Avx512f => unsafe { x86::with_avx512f_words(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512 => unsafe { x86::with_avx512_words(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { x86::with_avx512_words(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Isa::Neon => unsafe { neon::with_neon_words(kernel) },

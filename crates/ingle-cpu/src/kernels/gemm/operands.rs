@@ -78,8 +78,12 @@ impl Columns {
 }
 
 impl First {
-    pub(super) fn new<F: Word>(cx: &Context, x: CpuStorage) -> Result<First> {
+    /// With `in_rows`, always row by row.
+    pub(super) fn new<F: Word>(cx: &Context, x: CpuStorage, in_rows: bool) -> Result<First> {
         let [m, _] = rows_and_columns(x.layout());
+        if is_transposed(x.layout()) && in_rows {
+            return Ok(First::Rows(Rows::turned::<F>(cx, x)?));
+        }
         if let (Some(columns), true) = (Columns::new::<F>(&x), m <= FEW) {
             return Ok(First::Columns(columns));
         }
@@ -168,6 +172,71 @@ impl Rows {
             })
         })?;
         Ok(Rows::Packed(buffer))
+    }
+}
+
+impl Rows {
+    /// Of a matrix that lies column by column.
+    fn turned<F: Word>(cx: &Context, x: CpuStorage) -> Result<Rows> {
+        let x = x.plain(cx)?;
+        let x = if F::Factor::DEPTH == 2 { x.rounded(cx)?.unwrap_or(x) } else { x };
+        let [m, k] = rows_and_columns(x.layout());
+        let steps = k.div_ceil(F::Factor::DEPTH);
+        let (offset, stride) = (x.layout().offset(), x.layout().strides()[1]);
+        let mut buffer = cx.buffer::<u32>(m * steps, Contents::Anything)?;
+        let to = Pointer(elements_mut::<u32>(&mut buffer).as_mut_ptr());
+        let chunks = steps.div_ceil(TOGETHER);
+        with_float!("linear", x.dtype(), T => {
+            let from = x.buffer::<T>().get(offset..).unwrap_or_default();
+            cx.parallel("linear", (panels(m) * chunks, m.saturating_mul(steps).saturating_mul(2)), |unit| {
+                let (panel, chunk) = (unit % panels(m), unit / panels(m));
+                let rows = panel * PANEL..((panel + 1) * PANEL).min(m);
+                let here = chunk * TOGETHER..((chunk + 1) * TOGETHER).min(steps);
+                let mut words = [0; TOGETHER * PANEL];
+                let words = &mut words[..here.len() * PANEL];
+                let part =
+                    Part { from, stride, k, rows: rows.clone(), first: here.start, to: words, word: PhantomData::<F> };
+                cx.isa.dispatch(Across(part));
+                // SAFETY: the buffer, which outlives the call, has room for these steps of these rows, which are in no
+                // other unit.
+                let to = Pointer(unsafe { to.get().add(rows.start * steps + here.start) });
+                cx.isa.dispatch(Columnwise { from: words, rows: rows.len(), to, apart: steps });
+            })
+        })?;
+        Ok(Rows::Packed(buffer))
+    }
+}
+
+/// Writes steps of a panel as rows, `apart` words from one to the next. Made only by [`Rows::turned`], which vouches
+/// for the room.
+struct Columnwise<'a> {
+    from: &'a [u32],
+    rows: usize,
+    to: Pointer<u32>,
+    apart: usize,
+}
+
+impl Kernel for Columnwise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Columnwise { from, rows, to, apart } = self;
+        let steps = from.len() / PANEL;
+        let (square_rows, square_steps) = (rows / S::LANES * S::LANES, steps / S::LANES * S::LANES);
+        for row in 0..rows {
+            let squares = if row < square_rows { square_steps } else { 0 };
+            for step in (0..squares).step_by(S::LANES).filter(|_| row.is_multiple_of(S::LANES)) {
+                // SAFETY: below `dispatch`; the maker's promise.
+                unsafe {
+                    S::turn(from.as_ptr().add(step * PANEL + row), PANEL, to.get().add(row * apart + step), apart)
+                }
+            }
+            for step in squares..steps {
+                // SAFETY: the maker's promise.
+                unsafe { *to.get().add(row * apart + step) = from[step * PANEL + row] }
+            }
+        }
     }
 }
 

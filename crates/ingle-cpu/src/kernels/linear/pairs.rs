@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! bf16 weights by the BF16 dot product of AVX-512.
+//! bf16 weights by the tiles of AMX, or by the BF16 dot product of AVX-512.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
@@ -12,6 +13,8 @@ use crate::kernels::{Context, Pieces, cast, contiguous, elements_mut, rows::pack
 use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::packed::{PANEL, pairs::padded};
+use crate::simd::Isa;
+use crate::simd::tiles::{self, Matrix, TileProduct, multiply_bf16};
 use crate::storage::CpuStorage;
 
 /// Pairs of the inner axis in a strip: 128 KiB of weights, which stay in the second cache while every tile meets them.
@@ -46,11 +49,12 @@ pub(super) struct Pairs<'a> {
     /// Pairs of the inner axis.
     pairs: usize,
     start: Start,
+    isa: Isa,
 }
 
 impl<'a> Pairs<'a> {
-    /// `x` has `m` padded rows; the weight is packed, `[n, k]`.
-    pub(super) fn new(x: &'a [bf16], weight: &'a [u8], product: &Product<'_>) -> Self {
+    /// `x` has `m` padded rows; the weight is packed, `[n, k]`. The instruction set has pairs.
+    pub(super) fn new(x: &'a [bf16], weight: &'a [u8], product: &Product<'_>, isa: Isa) -> Self {
         let &Product { m, n, k, bias } = product;
         let pairs = padded(k) / 2;
         // Without pairs there is no sum to begin.
@@ -58,7 +62,7 @@ impl<'a> Pairs<'a> {
         // The bounds that the kernel relies on.
         assert!(x.len() >= m * pairs * 2, "x is shorter than its shape");
         assert!(weight.len() >= n.next_multiple_of(PANEL) * pairs * 4, "the weight is shorter than its shape");
-        Pairs { x, weight, n, pairs, start }
+        Pairs { x, weight, n, pairs, start, isa }
     }
 }
 
@@ -78,11 +82,60 @@ impl PanelKernel for Pairs<'_> {
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         // SAFETY: weights are packed this way only where the machine has the instructions; the pointers stay inside
         // what `new` has checked, and the caller vouches for `out`.
-        unsafe { self.strips(panel, rows, columns, out) }
+        unsafe {
+            match self.isa {
+                Isa::Amx => self.tiles(panel, rows, columns, out),
+                _ => self.strips(panel, rows, columns, out),
+            }
+        }
     }
 }
 
 impl Pairs<'_> {
+    /// With tiles: all of a panel's columns at once, so that it is read from its first byte to its last.
+    unsafe fn tiles(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        let mut spare = MaybeUninit::<[[f32; PANEL]; tiles::SIDE]>::uninit();
+        for strip in (0..self.pairs).step_by(STRIP) {
+            let length = STRIP.min(self.pairs - strip);
+            for tile in tiles(rows.len(), tiles::SIDE) {
+                let adds = strip > 0 || self.start == Start::There;
+                // SAFETY: the strip and the rows lie inside the weight and `x`, whose lengths were checked. Where the
+                // panel has fewer columns than the tiles, the sums are in `spare`, of which is read what was written.
+                unsafe {
+                    let out = out.add(tile.start * self.n);
+                    let part = |sums| TileProduct {
+                        first: Matrix {
+                            at: self.x.as_ptr().add(((rows.start + tile.start) * self.pairs + strip) * 2).cast(),
+                            stride: self.pairs * 4,
+                        },
+                        second: Matrix {
+                            at: self.weight.as_ptr().add((panel * self.pairs + strip) * PANEL * 4),
+                            stride: PANEL * 4,
+                        },
+                        steps: length,
+                        sums,
+                        adds,
+                    };
+                    if columns == PANEL {
+                        multiply_bf16(tile.len(), part(Matrix { at: out.cast(), stride: self.n * 4 }));
+                        continue;
+                    }
+                    let sums = spare.as_mut_ptr().cast::<f32>();
+                    if adds {
+                        sums.write_bytes(0, tile.len() * PANEL);
+                        for row in 0..tile.len() {
+                            out.add(row * self.n).copy_to_nonoverlapping(sums.add(row * PANEL), columns);
+                        }
+                    }
+                    multiply_bf16(tile.len(), part(Matrix { at: sums.cast(), stride: PANEL * 4 }));
+                    for row in 0..tile.len() {
+                        sums.add(row * PANEL).copy_to_nonoverlapping(out.add(row * self.n), columns);
+                    }
+                }
+            }
+        }
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn strips(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         let masks: [__mmask16; WIDTH] = std::array::from_fn(|i| {

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! The product with a panel by the tiles of AMX.
+
+use super::operands::Word;
+use super::{Block, PANEL, STRIP, Start, tiles};
+use crate::simd::tiles::{Matrix, SIDE, TileProduct, multiply_bf16};
+
+/// Columns that rows of two tiles meet at a time: a strip of them, 32 KiB, stays in the first cache.
+const COLUMNS: usize = 2 * SIDE;
+
+impl<F: Word> Block<'_, F> {
+    /// Adds the products of tiles of rows with tiles of columns; those past the last that is wanted as well.
+    pub(super) fn multiply_tiles(&self) {
+        const { assert!(PANEL == 2 * COLUMNS && STRIP.is_multiple_of(SIDE)) };
+        let super::Gemm { first, second, steps, bias, .. } = *self.gemm;
+        let (firsts, seconds) = (first.words(), second.words());
+        let ([row_apart, _], [second_step, second_panel]) = (first.apart(steps), second.apart(steps));
+        let begin = if bias.is_none() { Start::Zero } else { Start::There };
+        for strip in (0..steps).step_by(STRIP) {
+            let length = STRIP.min(steps - strip);
+            for column in (0..self.columns).step_by(COLUMNS) {
+                for tile in tiles(self.rows.len(), 2 * SIDE) {
+                    // Rows of one tile have met all columns at once.
+                    if tile.len() <= SIDE && column > 0 {
+                        continue;
+                    }
+                    // SAFETY: the machine has tiles; rows, columns and steps lie inside the operands, whose lengths were
+                    // checked, and inside the sums, which are a panel wide.
+                    unsafe {
+                        let row = self.rows.start + tile.start;
+                        let second = seconds.as_ptr().add(self.panel * second_panel + strip * second_step + column);
+                        let sums = self.sums.to.add(tile.start * self.sums.stride + column);
+                        let part = TileProduct {
+                            first: Matrix {
+                                at: firsts.as_ptr().add(first.at(row, strip, steps)).cast(),
+                                stride: 4 * row_apart,
+                            },
+                            second: Matrix { at: second.cast(), stride: 4 * second_step },
+                            steps: length,
+                            sums: Matrix { at: sums.cast(), stride: 4 * self.sums.stride },
+                            adds: strip > 0 || begin == Start::There,
+                        };
+                        multiply_bf16(tile.len(), part);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Products of whole tiles by AMX: 16 rows of 64 bytes to a register, and one instruction for the product of two.
+//!
+//! The first operand lies row by row. Of the second, what a step along the inner axis takes of each column (two bf16
+//! or four bytes, which is 32 bits) lies beside that of the next column, and the next step's a stride behind: as
+//! [`crate::packed`] has weights. Sums are of f32 or of 32-bit integers. Of two bf16, the instruction sums the first
+//! ones of 16 steps and the second ones, each in order, and adds both to the sum so far; numbers too small to be normal
+//! count as zero (Intel's *Architecture Instruction Set Extensions Programming Reference*, `TDPBF16PS`). So a sum
+//! depends on its own row and column only, whatever else is in the tiles.
+//!
+//! Every function here is one block of assembly from the tiles' configuration to their release, so that no tile is in
+//! use where the compiler does not know of it.
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::sync::OnceLock;
+
+/// Rows of a tile, and 32-bit columns.
+pub(crate) const SIDE: usize = 16;
+
+/// Bytes of a row of a tile.
+pub(crate) const ROW: usize = 64;
+
+/// Whether the machine has the tiles and their products of bf16 and of bytes, and the system lets this process use them.
+pub(crate) fn are_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| machine_has_them() && permitted())
+}
+
+fn machine_has_them() -> bool {
+    /// `AMX-BF16`, `AMX-TILE`, `AMX-INT8`.
+    const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    /// The tiles' configuration and the tiles, among what the system keeps of a thread.
+    const STATE: u64 = 1 << 17 | 1 << 18;
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 || __cpuid_count(7, 0).edx & FEATURES != FEATURES {
+        return false;
+    }
+    // SAFETY: asked just now: the system uses `xsave`, and so the instruction is there.
+    unsafe { xgetbv0() & STATE == STATE }
+}
+
+#[target_feature(enable = "xsave")]
+fn xgetbv0() -> u64 {
+    // SAFETY: register 0 is always there.
+    unsafe { _xgetbv(0) }
+}
+
+/// Linux gives tiles to a process that asks, since they make what it saves of a thread larger.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    // SAFETY: takes two numbers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    /// Bytes of each tile's rows.
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Config {
+    /// Of tiles that are 64 bytes wide.
+    fn new(rows: [usize; 8]) -> Config {
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for (tile, rows) in rows.into_iter().enumerate() {
+            config.row_bytes[tile] = ROW as u16;
+            config.rows[tile] = rows as u8;
+        }
+        config
+    }
+}
+
+/// A matrix of bytes, as tiles are read of it: where its first tile is, and bytes from one row to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<T> {
+    pub(crate) at: T,
+    pub(crate) stride: usize,
+}
+
+impl Matrix<*const u8> {
+    fn skip(self, bytes: usize) -> Self {
+        Matrix { at: self.at.wrapping_add(bytes), ..self }
+    }
+}
+
+/// The product of some rows with 16, 32 or 64 columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileProduct {
+    /// Rows of the first operand, `steps` words each.
+    pub(crate) first: Matrix<*const u8>,
+    /// Steps of the second, a row of words each.
+    pub(crate) second: Matrix<*const u8>,
+    /// Words.
+    pub(crate) steps: usize,
+    pub(crate) sums: Matrix<*mut u8>,
+    /// Whether the sums begin with what is there.
+    pub(crate) adds: bool,
+}
+
+/// Assembly that differs in the product.
+macro_rules! products {
+    ($product:literal, $wide:ident, $square:ident) => {
+        /// As many rows as `config` has with 64 columns, `steps` tiles of each.
+        unsafe fn $wide(config: &Config, part: &TileProduct, steps: usize) {
+            // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "test {adds:e}, {adds:e}",
+                    "jnz 2f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "jmp 3f",
+                    "2:",
+                    "tileloadd tmm0, [{sums} + {sums_stride}*1]",
+                    "tileloadd tmm1, [{sums} + {sums_stride}*1 + 64]",
+                    "tileloadd tmm2, [{sums} + {sums_stride}*1 + 128]",
+                    "tileloadd tmm3, [{sums} + {sums_stride}*1 + 192]",
+                    "3:",
+                    "tileloadd tmm4, [{first} + {first_stride}*1]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
+                    "tileloadd tmm7, [{second} + {second_stride}*1 + 128]",
+                    concat!($product, " tmm0, tmm4, tmm5"),
+                    "tileloadd tmm5, [{second} + {second_stride}*1 + 192]",
+                    concat!($product, " tmm1, tmm4, tmm6"),
+                    concat!($product, " tmm2, tmm4, tmm7"),
+                    concat!($product, " tmm3, tmm4, tmm5"),
+                    "add {first}, 64",
+                    "add {second}, {second_step}",
+                    "dec {steps}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {sums_stride}*1], tmm0",
+                    "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
+                    "tilestored [{sums} + {sums_stride}*1 + 128], tmm2",
+                    "tilestored [{sums} + {sums_stride}*1 + 192], tmm3",
+                    "tilerelease",
+                    config = in(reg) config,
+                    adds = in(reg) u32::from(part.adds),
+                    sums = in(reg) part.sums.at,
+                    sums_stride = in(reg) part.sums.stride,
+                    first = inout(reg) part.first.at => _,
+                    first_stride = in(reg) part.first.stride,
+                    second = inout(reg) part.second.at => _,
+                    second_stride = in(reg) part.second.stride,
+                    second_step = in(reg) SIDE * part.second.stride,
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+
+        /// Rows of two tiles with 32 columns, `steps` tiles of each. The second tile's rows are `SIDE` after the first's.
+        unsafe fn $square(config: &Config, part: &TileProduct, steps: usize) {
+            // SAFETY: as above.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "test {adds:e}, {adds:e}",
+                    "jnz 2f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "jmp 3f",
+                    "2:",
+                    "tileloadd tmm0, [{sums} + {sums_stride}*1]",
+                    "tileloadd tmm1, [{sums} + {sums_stride}*1 + 64]",
+                    "tileloadd tmm2, [{sums2} + {sums_stride}*1]",
+                    "tileloadd tmm3, [{sums2} + {sums_stride}*1 + 64]",
+                    "3:",
+                    "tileloadd tmm4, [{first} + {first_stride}*1]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1]",
+                    "tileloadd tmm7, [{second} + {second_stride}*1 + 64]",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm5, [{first2} + {first_stride}*1]",
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    "add {first}, 64",
+                    "add {first2}, 64",
+                    "add {second}, {second_step}",
+                    "dec {steps}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {sums_stride}*1], tmm0",
+                    "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
+                    "tilestored [{sums2} + {sums_stride}*1], tmm2",
+                    "tilestored [{sums2} + {sums_stride}*1 + 64], tmm3",
+                    "tilerelease",
+                    config = in(reg) config,
+                    adds = in(reg) u32::from(part.adds),
+                    sums = in(reg) part.sums.at,
+                    sums2 = in(reg) part.sums.at.wrapping_add(SIDE * part.sums.stride),
+                    sums_stride = in(reg) part.sums.stride,
+                    first = inout(reg) part.first.at => _,
+                    first2 = inout(reg) part.first.at.wrapping_add(SIDE * part.first.stride) => _,
+                    first_stride = in(reg) part.first.stride,
+                    second = inout(reg) part.second.at => _,
+                    second_stride = in(reg) part.second.stride,
+                    second_step = in(reg) SIDE * part.second.stride,
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+products!("tdpbf16ps", wide_bf16, square_bf16);
+
+/// Products of bf16, summed in f32: of up to 32 rows with 32 columns, or up to 16 rows with 64.
+///
+/// # Safety
+/// The tiles [are available](are_available). There are so many rows of the first operand and `steps` of the second, and
+/// room for the sums, which are written: all their columns, of so many rows.
+pub(crate) unsafe fn multiply_bf16(rows: usize, part: TileProduct) {
+    debug_assert!((1..=2 * SIDE).contains(&rows));
+    let (is_wide, low) = (rows <= SIDE, rows.min(SIDE));
+    let config = if is_wide {
+        Config::new([low, low, low, low, low, SIDE, SIDE, SIDE])
+    } else {
+        let high = rows - SIDE;
+        Config::new([low, low, high, high, low, high, SIDE, SIDE])
+    };
+    let multiply = if is_wide { wide_bf16 } else { square_bf16 };
+    let whole = part.steps / SIDE;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if whole > 0 {
+            multiply(&config, &part, whole);
+        }
+        let rest = part.steps % SIDE;
+        if rest > 0 {
+            // Zeros fill the last tiles, and add nothing.
+            let row = ROW * if is_wide { 4 } else { 2 };
+            let mut ends = Ends { first: [[0; ROW]; 2 * SIDE], second: [[0; 4 * ROW]; SIDE] };
+            let first = part.first.skip(whole * ROW);
+            for (r, end) in ends.first.iter_mut().enumerate().take(rows) {
+                first.at.add(r * first.stride).copy_to_nonoverlapping(end.as_mut_ptr(), 4 * rest);
+            }
+            let second = part.second.skip(whole * SIDE * part.second.stride);
+            for (step, end) in ends.second.iter_mut().enumerate().take(rest) {
+                second.at.add(step * second.stride).copy_to_nonoverlapping(end.as_mut_ptr(), row);
+            }
+            let first = Matrix { at: ends.first.as_ptr().cast(), stride: ROW };
+            let second = Matrix { at: ends.second.as_ptr().cast(), stride: 4 * ROW };
+            multiply(&config, &TileProduct { first, second, adds: part.adds || whole > 0, ..part }, 1);
+        }
+    }
+}
+
+/// The last tiles of either operand, where they are not full.
+#[repr(align(64))]
+struct Ends {
+    first: [[u8; ROW]; 2 * SIDE],
+    second: [[u8; 4 * ROW]; SIDE],
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// In the order of the instruction, in f64, which rounds less.
+    fn expected(first: &[bf16], second: &[bf16], begin: f32) -> f64 {
+        f64::from(begin)
+            + first.iter().zip(second).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum::<f64>()
+    }
+
+    #[test]
+    fn tiles_multiply_good() {
+        if !are_available() {
+            eprintln!("this machine has no AMX: nothing was tested");
+            return;
+        }
+        let number = |i: usize| bf16::from_f32(((i * 7919) % 257) as f32 / 128.0 - 1.0);
+        for rows in [1, 5, 16, 17, 31, 32] {
+            let columns = if rows > SIDE { 32 } else { 64 };
+            // Tiles that are full, not full, and both.
+            for (steps, adds) in [(16, false), (5, true), (37, true), (48, true), (3, false)] {
+                let first: Vec<bf16> = (0..rows * 2 * steps).map(number).collect();
+                let second: Vec<bf16> = (0..columns * 2 * steps).map(|i| number(i + 11)).collect();
+                let begin = 0.5;
+                let mut sums = vec![begin; (rows + 1) * columns];
+                let part = TileProduct {
+                    first: Matrix { at: first.as_ptr().cast(), stride: 4 * steps },
+                    second: Matrix { at: second.as_ptr().cast(), stride: 4 * columns },
+                    steps,
+                    sums: Matrix { at: sums.as_mut_ptr().cast(), stride: 4 * columns },
+                    adds,
+                };
+                // SAFETY: they are available, and the operands are as long as they should be.
+                unsafe { multiply_bf16(rows, part) };
+                for (row, sums) in sums.chunks(columns).enumerate() {
+                    for (column, sum) in sums.iter().enumerate() {
+                        if row == rows {
+                            assert_eq!(*sum, begin, "a row past the last was written");
+                            continue;
+                        }
+                        let second: Vec<bf16> =
+                            (0..2 * steps).map(|k| second[(k / 2 * columns + column) * 2 + k % 2]).collect();
+                        let begin = if adds { begin } else { 0.0 };
+                        let expected = expected(&first[row * 2 * steps..][..2 * steps], &second, begin);
+                        let close = (f64::from(*sum) - expected).abs() < 1e-5 * steps as f64;
+                        assert!(close, "{rows} rows, {steps} steps, [{row}, {column}]: {sum}, {expected} expected");
+                    }
+                }
+            }
+        }
+    }
+}

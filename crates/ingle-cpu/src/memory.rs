@@ -159,10 +159,20 @@ impl State {
         }
     }
 
+    /// The smallest free buffer that has `capacity`, which is counted already. Of those that the system would have to
+    /// clear pages for anew, one may be half as large again.
     fn reuse(&mut self, capacity: usize) -> Option<Allocation> {
-        let found = self.free.get_mut(&capacity)?.pop()?;
-        self.memory.cached -= capacity;
-        Some(found)
+        let most = capacity.saturating_add(if capacity >= MAPPED { capacity / 2 } else { 0 });
+        let (&found, _) = self.free.range(capacity..=most).find(|(_, buffers)| !buffers.is_empty())?;
+        let total = self.memory.active + (found - capacity);
+        if self.limit.is_some_and(|limit| total > limit) && found > capacity {
+            return None;
+        }
+        let allocation = self.free.get_mut(&found)?.pop()?;
+        self.memory.cached -= found;
+        self.memory.active = total;
+        self.memory.peak = self.memory.peak.max(total);
+        Some(allocation)
     }
 
     /// What may be cached: without being asked little; with a limit beyond that, what makes no more with live memory
@@ -436,6 +446,22 @@ mod tests {
         pool.reset_peak();
         pool.clear_cache();
         assert_eq!(pool.memory(), Memory::default());
+        Ok(())
+    }
+
+    #[test]
+    fn a_large_buffer_serves_one_that_is_a_little_smaller_ugly() -> Result<()> {
+        let pool = MemoryPool::new();
+        drop(pool.take(3 * MAPPED, Contents::Anything)?);
+        // Too small a part of it, and a part.
+        let small = pool.take(3 * MAPPED / 2, Contents::Anything)?;
+        assert_eq!(pool.memory().cached, 3 * MAPPED);
+        let part = pool.take(5 * MAPPED / 2, Contents::Anything)?;
+        assert_eq!((pool.memory().cached, part.bytes().len()), (0, 5 * MAPPED / 2));
+        // What is wasted counts, and comes back.
+        assert_eq!(pool.memory().active, 3 * MAPPED / 2 + 3 * MAPPED);
+        drop((small, part));
+        assert_eq!(pool.memory().active, 0);
         Ok(())
     }
 

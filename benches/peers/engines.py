@@ -121,8 +121,8 @@ def value(figures: dict, row: Row, measure: str | None = None) -> float:
 
 
 # The instruction that multiplies with such weights, the fastest that a processor may have first.
-FLOATS = ("bf16, AVX-512 BF16", "f32, AVX-512", "f32, AVX2")
-INTEGERS = ("8 bits, AVX-512 VNNI",)
+FLOATS = ("bf16, AMX", "bf16, AVX-512 BF16", "f32, AVX-512", "f32, AVX2")
+INTEGERS = ("8 bits, AMX", "8 bits, AVX-512 VNNI")
 
 
 def peak(setting: Setting, row: Row) -> float | None:

@@ -62,6 +62,8 @@ mod instructions {
     use std::hint::black_box;
     use std::sync::LazyLock;
 
+    use ingle_cpu::Isa;
+
     use super::{Instruction, TIMES};
 
     /// Sums that are under way at once: more than the instructions between one's beginning and end.
@@ -103,6 +105,51 @@ mod instructions {
         64
     }
 
+    /// Products of whole tiles; each repetition's four have sums of their own, for which others need not wait.
+    macro_rules! tiles {
+        ($name:ident, $product:literal, $operations:expr) => {
+            fn $name() -> usize {
+                let mut config = [0u8; 64];
+                config[0] = 1;
+                for tile in 0..8 {
+                    // Bytes of a row, and rows.
+                    config[16 + 2 * tile] = 64;
+                    config[48 + tile] = 16;
+                }
+                for _ in 0..TIMES / TILES_FEWER / 240 {
+                    // SAFETY: the machine has tiles and the process may use them, which was asked before.
+                    unsafe {
+                        std::arch::asm!(
+                            "ldtilecfg [{config}]",
+                            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", "tilezero tmm4",
+                            "tilezero tmm5",
+                            "2:",
+                            concat!($product, " tmm0, tmm4, tmm5"),
+                            concat!($product, " tmm1, tmm4, tmm5"),
+                            concat!($product, " tmm2, tmm4, tmm5"),
+                            concat!($product, " tmm3, tmm4, tmm5"),
+                            "dec {repetitions}",
+                            "jnz 2b",
+                            "tilerelease",
+                            config = in(reg) &config,
+                            repetitions = inout(reg) 60usize => _,
+                            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _,
+                            out("tmm5") _,
+                            options(nostack),
+                        );
+                    }
+                }
+                $operations / TILES_FEWER
+            }
+        };
+    }
+
+    /// Products of tiles take so many times as long as others, and are repeated so many times less often.
+    const TILES_FEWER: usize = 16;
+
+    tiles!(bf16_amx, "tdpbf16ps", 2 * 16 * 16 * 32);
+    tiles!(i8_amx, "tdpbusd", 2 * 16 * 16 * 64);
+
     /// An instruction's name and function, if the machine has its features.
     macro_rules! known {
         ($name:literal, $run:ident, $($feature:tt),+) => {
@@ -116,12 +163,16 @@ mod instructions {
         };
     }
 
-    pub(super) static ALL: LazyLock<[Instruction; 4]> = LazyLock::new(|| {
+    pub(super) static ALL: LazyLock<[Instruction; 6]> = LazyLock::new(|| {
+        // To ask is to be allowed to use them.
+        let has_amx = Isa::Amx.is_available();
         [
             known!("f32, AVX2", f32_avx2, "avx2", "fma"),
             known!("f32, AVX-512", f32_avx512, "avx512f"),
             known!("bf16, AVX-512 BF16", bf16_avx512, "avx512f", "avx512bf16"),
             known!("8 bits, AVX-512 VNNI", i8_avx512, "avx512f", "avx512vnni"),
+            Instruction { name: "bf16, AMX", run: has_amx.then_some(bf16_amx) },
+            Instruction { name: "8 bits, AMX", run: has_amx.then_some(i8_amx) },
         ]
     });
 }

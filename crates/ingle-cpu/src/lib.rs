@@ -3,7 +3,8 @@
 //!
 //! [`CpuDevice`] implements [`ingle_tensor::Device`]. Kernels are written once and compiled for every
 //! instruction set ([`Isa`]); the fastest that the machine has is chosen at run time, or the one that the
-//! environment variable `INGLE_CPU` names (`scalar`, `avx2`, `avx512f`, `avx512`, `neon`).
+//! environment variable `INGLE_CPU` names (`scalar`, `avx2`, `avx512f`, `avx512`, `amx`,
+//! `neon`).
 //!
 //! Arithmetic is done in f32 whatever the dtype of the operands, and rounded once, to nearest even, when a
 //! result is stored. Each element is computed in an order of its own: the same row gives the same bits alone

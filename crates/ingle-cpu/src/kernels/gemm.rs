@@ -195,7 +195,11 @@ impl<F: Word> Gemm<'_, F> {
 
     /// Whether sums are never read back.
     fn begins_and_ends_at_once(&self) -> bool {
-        self.bias.is_none() && (1..=STRIP).contains(&self.steps)
+        #[cfg(target_arch = "x86_64")]
+        let strip = if self.tiled { tiled::STRIP } else { STRIP };
+        #[cfg(not(target_arch = "x86_64"))]
+        let strip = STRIP;
+        self.bias.is_none() && (1..=strip).contains(&self.steps)
     }
 }
 

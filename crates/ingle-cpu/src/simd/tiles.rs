@@ -81,6 +81,19 @@ impl Config {
         }
         config
     }
+
+    /// For products of so many rows and of `steps` steps at a time.
+    fn of(width: Width, rows: usize, steps: usize) -> Config {
+        let low = rows.min(SIDE);
+        let (tiles, firsts) = match width {
+            Width::One => ([low, low, steps, SIDE, SIDE, SIDE, SIDE, SIDE], 1..2),
+            Width::Two => ([low, low, rows - low, rows - low, low, rows - low, steps, steps], 4..6),
+            Width::Four => ([low, low, low, low, low, steps, steps, steps], 4..5),
+        };
+        let mut config = Config::new(tiles);
+        config.row_bytes[firsts].fill((4 * steps) as u16);
+        config
+    }
 }
 
 /// A matrix of bytes, as tiles are read of it: where its first tile is, and bytes from one row to the next.
@@ -103,16 +116,75 @@ pub(crate) struct TileProduct {
     pub(crate) first: Matrix<*const u8>,
     /// Steps of the second, a row of words each.
     pub(crate) second: Matrix<*const u8>,
+    /// Bytes from [`SIDE`] columns of the second to the next: [`ROW`] where they stand beside each other.
+    pub(crate) columns_apart: usize,
     /// Words.
     pub(crate) steps: usize,
     pub(crate) sums: Matrix<*mut u8>,
     /// Whether the sums begin with what is there.
     pub(crate) adds: bool,
+    pub(crate) ahead: Ahead,
+}
+
+impl TileProduct {
+    /// The second operand's columns from `SIDE · number` on.
+    fn columns(&self, number: usize) -> *const u8 {
+        self.second.at.wrapping_add(number * self.columns_apart)
+    }
+}
+
+/// What is asked for meanwhile, into the second cache; only while rows of two tiles are multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    pub(crate) at: *const u8,
+    /// Cache lines for each tile along the inner axis.
+    pub(crate) lines: usize,
+}
+
+impl Ahead {
+    pub(crate) const NOTHING: Ahead = Ahead { at: std::ptr::null(), lines: 0 };
 }
 
 /// Assembly that differs in the product.
 macro_rules! products {
-    ($product:literal, $wide:ident, $square:ident) => {
+    ($product:literal, $narrow:ident, $square:ident, $wide:ident) => {
+        /// As many rows as `config` has with 16 columns, `steps` tiles of each.
+        unsafe fn $narrow(config: &Config, part: &TileProduct, steps: usize) {
+            // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "tilezero tmm0",
+                    "test {adds:e}, {adds:e}",
+                    "jz 3f",
+                    "tileloadd tmm0, [{sums} + {sums_stride}*1]",
+                    "3:",
+                    "tileloadd tmm1, [{first} + {first_stride}*1]",
+                    "tileloadd tmm2, [{second} + {second_stride}*1]",
+                    concat!($product, " tmm0, tmm1, tmm2"),
+                    "add {first}, 64",
+                    "add {second}, {second_step}",
+                    "dec {steps}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {sums_stride}*1], tmm0",
+                    "tilerelease",
+                    config = in(reg) config,
+                    adds = in(reg) u32::from(part.adds),
+                    sums = in(reg) part.sums.at,
+                    sums_stride = in(reg) part.sums.stride,
+                    first = inout(reg) part.first.at => _,
+                    first_stride = in(reg) part.first.stride,
+                    second = inout(reg) part.second.at => _,
+                    second_stride = in(reg) part.second.stride,
+                    second_step = in(reg) SIDE * part.second.stride,
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+
         /// As many rows as `config` has with 64 columns, `steps` tiles of each.
         unsafe fn $wide(config: &Config, part: &TileProduct, steps: usize) {
             // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
@@ -134,15 +206,18 @@ macro_rules! products {
                     "3:",
                     "tileloadd tmm4, [{first} + {first_stride}*1]",
                     "tileloadd tmm5, [{second} + {second_stride}*1]",
-                    "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
-                    "tileloadd tmm7, [{second} + {second_stride}*1 + 128]",
+                    "tileloadd tmm6, [{second1} + {second_stride}*1]",
+                    "tileloadd tmm7, [{second2} + {second_stride}*1]",
                     concat!($product, " tmm0, tmm4, tmm5"),
-                    "tileloadd tmm5, [{second} + {second_stride}*1 + 192]",
+                    "tileloadd tmm5, [{second3} + {second_stride}*1]",
                     concat!($product, " tmm1, tmm4, tmm6"),
                     concat!($product, " tmm2, tmm4, tmm7"),
                     concat!($product, " tmm3, tmm4, tmm5"),
                     "add {first}, 64",
                     "add {second}, {second_step}",
+                    "add {second1}, {second_step}",
+                    "add {second2}, {second_step}",
+                    "add {second3}, {second_step}",
                     "dec {steps}",
                     "jnz 3b",
                     "tilestored [{sums} + {sums_stride}*1], tmm0",
@@ -156,7 +231,10 @@ macro_rules! products {
                     sums_stride = in(reg) part.sums.stride,
                     first = inout(reg) part.first.at => _,
                     first_stride = in(reg) part.first.stride,
-                    second = inout(reg) part.second.at => _,
+                    second = inout(reg) part.columns(0) => _,
+                    second1 = inout(reg) part.columns(1) => _,
+                    second2 = inout(reg) part.columns(2) => _,
+                    second3 = inout(reg) part.columns(3) => _,
                     second_stride = in(reg) part.second.stride,
                     second_step = in(reg) SIDE * part.second.stride,
                     steps = inout(reg) steps => _,
@@ -169,10 +247,14 @@ macro_rules! products {
 
         /// Rows of two tiles with 32 columns, `steps` tiles of each. The second tile's rows are `SIDE` after the first's.
         unsafe fn $square(config: &Config, part: &TileProduct, steps: usize) {
-            // SAFETY: as above.
+            // Few registers are free: the sums' second rows take that of the configuration, and a count that of `adds`.
+            // SAFETY: as above. What is asked for ahead need not be there.
             unsafe {
                 asm!(
                     "ldtilecfg [{config}]",
+                    "mov {config}, {sums_stride}",
+                    "shl {config}, 4",
+                    "add {config}, {sums}",
                     "test {adds:e}, {adds:e}",
                     "jnz 2f",
                     "tilezero tmm0",
@@ -183,8 +265,8 @@ macro_rules! products {
                     "2:",
                     "tileloadd tmm0, [{sums} + {sums_stride}*1]",
                     "tileloadd tmm1, [{sums} + {sums_stride}*1 + 64]",
-                    "tileloadd tmm2, [{sums2} + {sums_stride}*1]",
-                    "tileloadd tmm3, [{sums2} + {sums_stride}*1 + 64]",
+                    "tileloadd tmm2, [{config} + {sums_stride}*1]",
+                    "tileloadd tmm3, [{config} + {sums_stride}*1 + 64]",
                     "3:",
                     "tileloadd tmm4, [{first} + {first_stride}*1]",
                     "tileloadd tmm6, [{second} + {second_stride}*1]",
@@ -192,30 +274,40 @@ macro_rules! products {
                     concat!($product, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm5, [{first2} + {first_stride}*1]",
                     concat!($product, " tmm1, tmm4, tmm7"),
+                    "mov {adds}, {lines}",
+                    "test {adds}, {adds}",
+                    "jz 5f",
+                    "4:",
+                    "prefetcht1 [{ahead}]",
+                    "add {ahead}, 64",
+                    "dec {adds}",
+                    "jnz 4b",
+                    "5:",
                     concat!($product, " tmm2, tmm5, tmm6"),
                     concat!($product, " tmm3, tmm5, tmm7"),
                     "add {first}, 64",
                     "add {first2}, 64",
-                    "add {second}, {second_step}",
+                    "lea {second}, [{second} + {second_stride}*8]",
+                    "lea {second}, [{second} + {second_stride}*8]",
                     "dec {steps}",
                     "jnz 3b",
                     "tilestored [{sums} + {sums_stride}*1], tmm0",
                     "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
-                    "tilestored [{sums2} + {sums_stride}*1], tmm2",
-                    "tilestored [{sums2} + {sums_stride}*1 + 64], tmm3",
+                    "tilestored [{config} + {sums_stride}*1], tmm2",
+                    "tilestored [{config} + {sums_stride}*1 + 64], tmm3",
                     "tilerelease",
-                    config = in(reg) config,
-                    adds = in(reg) u32::from(part.adds),
+                    config = inout(reg) config => _,
+                    adds = inout(reg) usize::from(part.adds) => _,
                     sums = in(reg) part.sums.at,
-                    sums2 = in(reg) part.sums.at.wrapping_add(SIDE * part.sums.stride),
                     sums_stride = in(reg) part.sums.stride,
                     first = inout(reg) part.first.at => _,
                     first2 = inout(reg) part.first.at.wrapping_add(SIDE * part.first.stride) => _,
                     first_stride = in(reg) part.first.stride,
                     second = inout(reg) part.second.at => _,
                     second_stride = in(reg) part.second.stride,
-                    second_step = in(reg) SIDE * part.second.stride,
                     steps = inout(reg) steps => _,
+                    ahead = inout(reg) part.ahead.at => _,
+                    lines = in(reg) part.ahead.lines,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -225,54 +317,52 @@ macro_rules! products {
     };
 }
 
-products!("tdpbf16ps", wide_bf16, square_bf16);
+products!("tdpbf16ps", narrow_bf16, square_bf16, wide_bf16);
 
-/// Products of bf16, summed in f32: of up to 32 rows with 32 columns, or up to 16 rows with 64.
-///
-/// # Safety
-/// The tiles [are available](are_available). There are so many rows of the first operand and `steps` of the second, and
-/// room for the sums, which are written: all their columns, of so many rows.
-pub(crate) unsafe fn multiply_bf16(rows: usize, part: TileProduct) {
-    debug_assert!((1..=2 * SIDE).contains(&rows));
-    let (is_wide, low) = (rows <= SIDE, rows.min(SIDE));
-    let config = if is_wide {
-        Config::new([low, low, low, low, low, SIDE, SIDE, SIDE])
-    } else {
-        let high = rows - SIDE;
-        Config::new([low, low, high, high, low, high, SIDE, SIDE])
-    };
-    let multiply = if is_wide { wide_bf16 } else { square_bf16 };
-    let whole = part.steps / SIDE;
-    // SAFETY: the caller's promise.
-    unsafe {
-        if whole > 0 {
-            multiply(&config, &part, whole);
-        }
-        let rest = part.steps % SIDE;
-        if rest > 0 {
-            // Zeros fill the last tiles, and add nothing.
-            let row = ROW * if is_wide { 4 } else { 2 };
-            let mut ends = Ends { first: [[0; ROW]; 2 * SIDE], second: [[0; 4 * ROW]; SIDE] };
-            let first = part.first.skip(whole * ROW);
-            for (r, end) in ends.first.iter_mut().enumerate().take(rows) {
-                first.at.add(r * first.stride).copy_to_nonoverlapping(end.as_mut_ptr(), 4 * rest);
-            }
-            let second = part.second.skip(whole * SIDE * part.second.stride);
-            for (step, end) in ends.second.iter_mut().enumerate().take(rest) {
-                second.at.add(step * second.stride).copy_to_nonoverlapping(end.as_mut_ptr(), row);
-            }
-            let first = Matrix { at: ends.first.as_ptr().cast(), stride: ROW };
-            let second = Matrix { at: ends.second.as_ptr().cast(), stride: 4 * ROW };
-            multiply(&config, &TileProduct { first, second, adds: part.adds || whole > 0, ..part }, 1);
-        }
+/// How many columns are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// 16 columns, of up to 16 rows.
+    One,
+    /// 32 columns, beside each other, of 17 to 32 rows.
+    Two,
+    /// 64 columns, of up to 16 rows.
+    Four,
+}
+
+impl Width {
+    /// For so many rows, 32 of them at most, and columns beside each other.
+    pub(crate) fn of_rows(rows: usize) -> Width {
+        if rows <= SIDE { Width::Four } else { Width::Two }
     }
 }
 
-/// The last tiles of either operand, where they are not full.
-#[repr(align(64))]
-struct Ends {
-    first: [[u8; ROW]; 2 * SIDE],
-    second: [[u8; 4 * ROW]; SIDE],
+/// Products of bf16, summed in f32.
+///
+/// # Safety
+/// The tiles [are available](are_available). The width is one for so many rows; there are as many of the first operand and
+/// `steps` of the second, and room for the sums, which are written: all their columns, of so many rows.
+pub(crate) unsafe fn multiply_bf16(width: Width, rows: usize, part: TileProduct) {
+    debug_assert!((1..=SIDE).contains(&rows) || width == Width::Two && (SIDE + 1..=2 * SIDE).contains(&rows));
+    let multiply: unsafe fn(&Config, &TileProduct, usize) = match width {
+        Width::One => narrow_bf16,
+        Width::Two => square_bf16,
+        Width::Four => wide_bf16,
+    };
+    debug_assert!(width != Width::Two || part.columns_apart == ROW, "columns of two tiles stand beside each other");
+    let (whole, rest) = (part.steps / SIDE, part.steps % SIDE);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if whole > 0 {
+            multiply(&Config::of(width, rows, SIDE), &part, whole);
+        }
+        if rest > 0 {
+            // Tiles of what is left: shorter rows of the first operand, fewer of the second.
+            let (first, second) = (part.first.skip(whole * ROW), part.second.skip(whole * SIDE * part.second.stride));
+            let part = TileProduct { first, second, adds: part.adds || whole > 0, ahead: Ahead::NOTHING, ..part };
+            multiply(&Config::of(width, rows, rest), &part, 1);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -294,8 +384,10 @@ mod tests {
             return;
         }
         let number = |i: usize| bf16::from_f32(((i * 7919) % 257) as f32 / 128.0 - 1.0);
-        for rows in [1, 5, 16, 17, 31, 32] {
-            let columns = if rows > SIDE { 32 } else { 64 };
+        let one = [4, 16].map(|rows| (rows, 16, Width::One));
+        let two = [17, 31, 32].map(|rows| (rows, 32, Width::Two));
+        let four = [1, 5, 16].map(|rows| (rows, 64, Width::Four));
+        for (rows, columns, width) in one.into_iter().chain(two).chain(four) {
             // Tiles that are full, not full, and both.
             for (steps, adds) in [(16, false), (5, true), (37, true), (48, true), (3, false)] {
                 let first: Vec<bf16> = (0..rows * 2 * steps).map(number).collect();
@@ -305,12 +397,14 @@ mod tests {
                 let part = TileProduct {
                     first: Matrix { at: first.as_ptr().cast(), stride: 4 * steps },
                     second: Matrix { at: second.as_ptr().cast(), stride: 4 * columns },
+                    columns_apart: ROW,
                     steps,
                     sums: Matrix { at: sums.as_mut_ptr().cast(), stride: 4 * columns },
                     adds,
+                    ahead: Ahead::NOTHING,
                 };
                 // SAFETY: they are available, and the operands are as long as they should be.
-                unsafe { multiply_bf16(rows, part) };
+                unsafe { multiply_bf16(width, rows, part) };
                 for (row, sums) in sums.chunks(columns).enumerate() {
                     for (column, sum) in sums.iter().enumerate() {
                         if row == rows {

@@ -11,6 +11,8 @@ mod lay;
 mod parts;
 mod product;
 mod scores;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 mod unit;
 
 use std::sync::{Mutex, PoisonError};

@@ -95,7 +95,7 @@ impl First {
 
     pub(super) fn words(&self) -> &[u32] {
         match self {
-            First::Rows(Rows::Packed(buffer)) => words(buffer.bytes()),
+            First::Rows(Rows::Packed(buffer) | Rows::Turned { rows: buffer, .. }) => words(buffer.bytes()),
             First::Rows(Rows::Own(storage)) => words(storage.contiguous_bytes()),
             First::Panels(panels) => panels.words(),
             First::Columns(columns) => columns.words(),
@@ -106,7 +106,7 @@ impl First {
     #[inline(always)]
     pub(super) fn at(&self, row: usize, step: usize, steps: usize) -> usize {
         match self {
-            First::Rows(_) => row * steps + step,
+            First::Rows(rows) => row * rows.apart(steps) + step,
             First::Panels(_) => (row / PANEL * steps + step) * PANEL + row % PANEL,
             First::Columns(columns) => step * columns.stride() + row,
         }
@@ -116,7 +116,7 @@ impl First {
     #[inline(always)]
     pub(super) fn apart(&self, steps: usize) -> [usize; 2] {
         match self {
-            First::Rows(_) => [steps, 1],
+            First::Rows(rows) => [rows.apart(steps), 1],
             First::Panels(_) => [1, PANEL],
             First::Columns(columns) => [1, columns.stride()],
         }
@@ -134,7 +134,8 @@ impl First {
     /// Words that `m` rows take.
     pub(super) fn words_needed(&self, m: usize, steps: usize) -> usize {
         match self {
-            First::Rows(_) => m * steps,
+            First::Rows(_) if m == 0 => 0,
+            First::Rows(rows) => (m - 1) * rows.apart(steps) + steps,
             First::Panels(_) => m.next_multiple_of(PANEL) * steps,
             First::Columns(columns) => steps.saturating_sub(1) * columns.stride() + m,
         }
@@ -148,6 +149,11 @@ fn words(bytes: &[u8]) -> &[u32] {
 /// Rows of words.
 pub(super) enum Rows {
     Packed(Buffer),
+    /// So many words from one to the next.
+    Turned {
+        rows: Buffer,
+        apart: usize,
+    },
     /// Without gaps f32 are words as they are, and so are bf16 of an even number.
     Own(CpuStorage),
 }
@@ -176,6 +182,15 @@ impl Rows {
 }
 
 impl Rows {
+    /// Words from one row of `steps` to the next.
+    #[inline(always)]
+    fn apart(&self, steps: usize) -> usize {
+        match self {
+            Rows::Turned { apart, .. } => *apart,
+            Rows::Packed(_) | Rows::Own(_) => steps,
+        }
+    }
+
     /// Of a matrix that lies column by column.
     fn turned<F: Word>(cx: &Context, x: CpuStorage) -> Result<Rows> {
         let x = x.plain(cx)?;
@@ -183,8 +198,10 @@ impl Rows {
         let [m, k] = rows_and_columns(x.layout());
         let steps = k.div_ceil(F::Factor::DEPTH);
         let (offset, stride) = (x.layout().offset(), x.layout().strides()[1]);
-        let mut buffer = cx.buffer::<u32>(m * steps, Contents::Anything)?;
-        let to = Pointer(elements_mut::<u32>(&mut buffer).as_mut_ptr());
+        // Beginnings of rows that are a power of two apart would be in each other's way in the first cache.
+        let apart = steps.next_multiple_of(LINE) + LINE;
+        let mut rows = cx.buffer::<u32>(m * apart, Contents::Anything)?;
+        let to = Pointer(elements_mut::<u32>(&mut rows).as_mut_ptr());
         let chunks = steps.div_ceil(TOGETHER);
         with_float!("linear", x.dtype(), T => {
             let from = x.buffer::<T>().get(offset..).unwrap_or_default();
@@ -199,11 +216,11 @@ impl Rows {
                 cx.isa.dispatch(Across(part));
                 // SAFETY: the buffer, which outlives the call, has room for these steps of these rows, which are in no
                 // other unit.
-                let to = Pointer(unsafe { to.get().add(rows.start * steps + here.start) });
-                cx.isa.dispatch(Columnwise { from: words, rows: rows.len(), to, apart: steps });
+                let to = Pointer(unsafe { to.get().add(rows.start * apart + here.start) });
+                cx.isa.dispatch(Columnwise { from: words, rows: rows.len(), to, apart });
             })
         })?;
-        Ok(Rows::Packed(buffer))
+        Ok(Rows::Turned { rows, apart })
     }
 }
 
@@ -318,6 +335,9 @@ impl Second {
 /// A matrix `[n, k]` in panels of [`PANEL`] rows: the words of a step side by side, those of the next behind them.
 /// Rows that are missing in the last panel are zeros.
 pub(super) struct Panels(Buffer);
+
+/// Words of a cache line.
+const LINE: usize = 16;
 
 /// Steps that are packed together.
 const TOGETHER: usize = 32;

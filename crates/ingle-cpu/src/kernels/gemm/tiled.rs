@@ -2,11 +2,18 @@
 //! The product with a panel by the tiles of AMX.
 
 use super::operands::Word;
-use super::{Block, PANEL, STRIP, Start, tiles};
-use crate::simd::tiles::{Matrix, SIDE, TileProduct, multiply_bf16};
+use super::{Block, PANEL, Start, tiles};
+use crate::simd::tiles::{Ahead, Matrix, ROW, SIDE, TileProduct, Width, multiply_bf16};
 
-/// Columns that rows of two tiles meet at a time: a strip of them, 32 KiB, stays in the first cache.
+/// Words along the inner axis in a strip: 128 KiB of a panel, which the second cache holds beside the rows that meet it.
+/// Tiles take it from there; shorter strips would be read faster, but their sums would come and go more often.
+pub(super) const STRIP: usize = 512;
+
+/// Columns that rows of two tiles meet at a time.
 const COLUMNS: usize = 2 * SIDE;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 impl<F: Word> Block<'_, F> {
     /// Adds the products of tiles of rows with tiles of columns; those past the last that is wanted as well.
@@ -18,6 +25,11 @@ impl<F: Word> Block<'_, F> {
         let begin = if bias.is_none() { Start::Zero } else { Start::There };
         for strip in (0..steps).step_by(STRIP) {
             let length = STRIP.min(steps - strip);
+            // While the strip is met by tile after tile, they ask for what lies behind it, which is the next.
+            let strip_bytes = 4 * length * second_step;
+            let tiles_of_strip = self.rows.len().div_ceil(2 * SIDE) * (PANEL / COLUMNS) * length.div_ceil(SIDE);
+            let lines = (strip_bytes / LINE).div_ceil(tiles_of_strip.max(1));
+            let mut ahead = seconds.as_ptr().wrapping_add(self.panel * second_panel + (strip + length) * second_step);
             for column in (0..self.columns).step_by(COLUMNS) {
                 for tile in tiles(self.rows.len(), 2 * SIDE) {
                     // Rows of one tile have met all columns at once.
@@ -36,11 +48,14 @@ impl<F: Word> Block<'_, F> {
                                 stride: 4 * row_apart,
                             },
                             second: Matrix { at: second.cast(), stride: 4 * second_step },
+                            columns_apart: ROW,
                             steps: length,
                             sums: Matrix { at: sums.cast(), stride: 4 * self.sums.stride },
                             adds: strip > 0 || begin == Start::There,
+                            ahead: Ahead { at: ahead.cast(), lines },
                         };
-                        multiply_bf16(tile.len(), part);
+                        ahead = ahead.wrapping_byte_add(length.div_ceil(SIDE) * lines * LINE);
+                        multiply_bf16(Width::of_rows(tile.len()), tile.len(), part);
                     }
                 }
             }

@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::packed::{PANEL, pairs::padded};
 use crate::simd::Isa;
-use crate::simd::tiles::{self, Matrix, TileProduct, multiply_bf16};
+use crate::simd::tiles::{self, Ahead, Matrix, TileProduct, Width, multiply_bf16};
 use crate::storage::CpuStorage;
 
 /// Pairs of the inner axis in a strip: 128 KiB of weights, which stay in the second cache while every tile meets them.
@@ -112,12 +112,14 @@ impl Pairs<'_> {
                             at: self.weight.as_ptr().add((panel * self.pairs + strip) * PANEL * 4),
                             stride: PANEL * 4,
                         },
+                        columns_apart: tiles::ROW,
                         steps: length,
                         sums,
                         adds,
+                        ahead: Ahead::NOTHING,
                     };
                     if columns == PANEL {
-                        multiply_bf16(tile.len(), part(Matrix { at: out.cast(), stride: self.n * 4 }));
+                        multiply_bf16(Width::Four, tile.len(), part(Matrix { at: out.cast(), stride: self.n * 4 }));
                         continue;
                     }
                     let sums = spare.as_mut_ptr().cast::<f32>();
@@ -127,7 +129,7 @@ impl Pairs<'_> {
                             out.add(row * self.n).copy_to_nonoverlapping(sums.add(row * PANEL), columns);
                         }
                     }
-                    multiply_bf16(tile.len(), part(Matrix { at: sums.cast(), stride: PANEL * 4 }));
+                    multiply_bf16(Width::Four, tile.len(), part(Matrix { at: sums.cast(), stride: PANEL * 4 }));
                     for row in 0..tile.len() {
                         sums.add(row * PANEL).copy_to_nonoverlapping(out.add(row * self.n), columns);
                     }

@@ -52,7 +52,7 @@ impl<'a, T: Factor> Left<'a, T> {
         Left { factors, row: T::DEPTH, lane: COLUMNS * T::DEPTH, panel: lanes * COLUMNS * T::DEPTH }
     }
 
-    fn at(&self, row: usize, lane: usize) -> usize {
+    pub(super) fn at(&self, row: usize, lane: usize) -> usize {
         row / COLUMNS * self.panel + row % COLUMNS * self.row + lane * self.lane
     }
 }
@@ -68,7 +68,7 @@ impl<'a, T: Factor> Right<'a, T> {
         Right { factors, lane: COLUMNS * T::DEPTH, panel: lanes * COLUMNS * T::DEPTH }
     }
 
-    fn at(&self, column: usize, lane: usize) -> usize {
+    pub(super) fn at(&self, column: usize, lane: usize) -> usize {
         column / COLUMNS * self.panel + column % COLUMNS * T::DEPTH + lane * self.lane
     }
 }
@@ -93,18 +93,11 @@ impl<F: Floats> ProductKernel<F> for Product<'_, F> {
 
     #[inline(always)]
     fn run<P: Products<F>>(mut self) {
-        let depth = F::Factor::DEPTH;
-        let Product { rows, lanes, columns, .. } = self;
+        let Product { rows, columns, .. } = self;
         if rows == 0 || columns == 0 {
             return;
         }
-        debug_assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
-        debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
-        debug_assert!(
-            lanes == 0
-                || self.left.factors.len() >= self.left.at(rows - 1, lanes - 1) + depth
-                    && self.right.factors.len() >= self.right.at(columns - 1, lanes - 1) + depth
-        );
+        self.check();
         let mut column = 0;
         while column < columns {
             let vectors = (columns - column) / P::LANES;
@@ -126,6 +119,19 @@ impl<F: Floats> ProductKernel<F> for Product<'_, F> {
 }
 
 impl<F: Floats> Product<'_, F> {
+    /// The bounds that the kernels rely on, where there are rows and columns.
+    pub(super) fn check(&self) {
+        let Product { rows, lanes, columns, .. } = *self;
+        let depth = F::Factor::DEPTH;
+        debug_assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
+        debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
+        debug_assert!(
+            lanes == 0
+                || self.left.factors.len() >= self.left.at(rows - 1, lanes - 1) + depth
+                    && self.right.factors.len() >= self.right.at(columns - 1, lanes - 1) + depth
+        );
+    }
+
     /// All rows of few columns, twice [`ROWS`] at a time where the registers hold them.
     ///
     /// # Safety
@@ -190,13 +196,18 @@ impl<F: Floats> Product<'_, F> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
+    use super::super::tiled::Tiled;
     use super::*;
+    #[cfg(target_arch = "x86_64")]
+    use crate::simd::Bf16Pairs;
     use crate::simd::{Isa, Multiplier, Widened};
 
     /// Whole numbers, whose sums are exact: the product is what it is, whatever the order.
-    fn agrees<F: Floats>(multiplier: Multiplier<F>, factor: impl Fn(i32) -> F::Factor) {
+    fn agrees<F: Floats>(run: impl Fn(Product<'_, F>), factor: impl Fn(i32) -> F::Factor) {
         let depth = F::Factor::DEPTH;
-        for (rows, lanes, columns) in [(4, 1, 16), (12, 3, 48), (8, 20, 64), (4, 7, 112), (20, 2, 32)] {
+        let sizes = [(4, 1, 16), (12, 3, 48), (8, 20, 64), (4, 7, 112), (20, 2, 32), (32, 40, 80)];
+        for (rows, lanes, columns) in sizes {
             let left = |row: usize, k: usize| ((row * 7 + k * 3) % 11) as i32 - 5;
             let right = |k: usize, column: usize| ((k * 5 + column) % 13) as i32 - 6;
             // The factors of a lane together: lane by lane, and in each row by row.
@@ -210,7 +221,7 @@ mod tests {
             }
             for from in [Start::Zero, Start::There] {
                 let mut sums = vec![1.0; rows * (columns + 5)];
-                multiplier.dispatch(Product::<F> {
+                run(Product::<F> {
                     rows,
                     lanes,
                     columns,
@@ -231,10 +242,16 @@ mod tests {
     #[test]
     fn products_are_those_of_the_definition_good() {
         for isa in Isa::available() {
-            agrees(Multiplier::<Widened<f32>>::widened(isa), |x| x as f32);
+            let multiplier = Multiplier::<Widened<f32>>::widened(isa);
+            agrees(|product| multiplier.dispatch(product), |x| x as f32);
             #[cfg(target_arch = "x86_64")]
             if let Some(multiplier) = Multiplier::pairs(isa) {
-                agrees(multiplier, |x| half::bf16::from_f32(x as f32));
+                agrees(|product| multiplier.dispatch(product), |x| half::bf16::from_f32(x as f32));
+            }
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Amx {
+                let run = |product: Product<'_, Bf16Pairs>| isa.dispatch(Tiled(product));
+                agrees(run, |x| half::bf16::from_f32(x as f32));
             }
         }
     }

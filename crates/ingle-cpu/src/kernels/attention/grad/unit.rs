@@ -10,10 +10,14 @@ use super::lay::{Across, Beside, Order, Round, Rows};
 use super::parts::{Heads, Part, Token};
 use super::product::{COLUMNS, Left, Product, ROWS, Right, Start, Sums};
 use super::scores::Scores;
+#[cfg(target_arch = "x86_64")]
+use super::tiled::Tiled;
 use crate::kernels::attention::gather::Cache;
 use crate::kernels::attention::padded;
 use crate::kernels::attention::unit::next;
 use crate::kernels::{Context, Pointer};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Isa;
 use crate::simd::{Factor, Multiplier};
 
 /// Rows (tokens times the heads that share a key) computed together, if a token has not more alone: keys and values
@@ -178,6 +182,15 @@ impl<F: Floats> Grad<'_, F> {
         }
     }
 
+    fn multiply(&self, cx: &Context, product: Product<'_, F>) {
+        #[cfg(target_arch = "x86_64")]
+        if cx.isa == Isa::Amx && F::Factor::DEPTH == 2 {
+            return cx.isa.dispatch(Tiled(product));
+        }
+        let _ = cx;
+        self.multiplier.dispatch(product);
+    }
+
     /// Rows in twos where products sum two at once, else as they are.
     fn beside<'b>(
         &self,
@@ -207,14 +220,17 @@ impl<F: Floats> Grad<'_, F> {
         let [products, by_weight] = block.products.each_mut().map(|room| &mut room[..rows * columns]);
         let across = [(&*q, cached.keys_across, &mut *products), (&*gradient, cached.values_across, &mut *by_weight)];
         for (left, right, to) in across {
-            self.multiplier.dispatch(Product::<F> {
-                rows,
-                lanes: width / depth,
-                columns,
-                left: Left::rows(left, width),
-                right: Right::panels(&right[block.columns.start * width..], width / depth),
-                sums: Sums { to, row: columns, from: Start::Zero },
-            });
+            self.multiply(
+                cx,
+                Product {
+                    rows,
+                    lanes: width / depth,
+                    columns,
+                    left: Left::rows(left, width),
+                    right: Right::panels(&right[block.columns.start * width..], width / depth),
+                    sums: Sums { to, row: columns, from: Start::Zero },
+                },
+            );
         }
 
         let [weights, by_product, weight_room, product_room] =
@@ -230,14 +246,17 @@ impl<F: Floats> Grad<'_, F> {
             weights: &mut *weights,
             by_product: &mut *by_product,
         });
-        self.multiplier.dispatch(Product::<F> {
-            rows,
-            lanes: columns / depth,
-            columns: width,
-            left: Left::rows(by_product, columns),
-            right: Right::lanes(&cached.keys[block.columns.start * width..], width),
-            sums: Sums { to: &mut *block.of_queries, row: width, from: Start::Zero },
-        });
+        self.multiply(
+            cx,
+            Product {
+                rows,
+                lanes: columns / depth,
+                columns: width,
+                left: Left::rows(by_product, columns),
+                right: Right::lanes(&cached.keys[block.columns.start * width..], width),
+                sums: Sums { to: &mut *block.of_queries, row: width, from: Start::Zero },
+            },
+        );
 
         // Columns of the scores are now the rows; as they are where a lane has one factor.
         let order = if depth == 1 { Order::Lanes } else { Order::Panels };
@@ -259,14 +278,17 @@ impl<F: Floats> Grad<'_, F> {
                 Order::Lanes => Left { factors: left, row: depth, lane: columns * depth, panel: COLUMNS * depth },
                 Order::Panels => Left::panels(left, rows / depth),
             };
-            self.multiplier.dispatch(Product::<F> {
-                rows: columns,
-                lanes: rows / depth,
-                columns: width,
-                left,
-                right: Right::lanes(right, width),
-                sums: Sums { to: &mut to[sums.clone()], row: width, from: Start::There },
-            });
+            self.multiply(
+                cx,
+                Product {
+                    rows: columns,
+                    lanes: rows / depth,
+                    columns: width,
+                    left,
+                    right: Right::lanes(right, width),
+                    sums: Sums { to: &mut to[sums.clone()], row: width, from: Start::There },
+                },
+            );
         }
     }
 }

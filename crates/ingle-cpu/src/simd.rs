@@ -169,6 +169,21 @@ impl Isa {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Isa {
+    /// Runs a kernel that uses the tiles of AMX, and vectors as they are there beside them.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set is [`Isa::Amx`].
+    #[inline]
+    pub(crate) unsafe fn dispatch_tiles<K: Kernel>(self, kernel: K) -> K::Output {
+        debug_assert!(self == Isa::Amx && self.is_available());
+        // SAFETY: the device checked that the machine has it, and the caller that it is the one.
+        unsafe { x86::with_avx512f(kernel) }
+    }
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -234,6 +249,17 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_bf16_part(from: *const bf16, n: usize) -> Self::Vector;
     unsafe fn load_f16(from: *const f16) -> Self::Vector;
     unsafe fn load_f16_part(from: *const f16, n: usize) -> Self::Vector;
+    /// Integers, to the nearest floats.
+    #[inline(always)]
+    unsafe fn load_integers(from: *const i32) -> Self::Vector {
+        let mut floats = [0.0; 16];
+        for (lane, float) in floats.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller vouches for the integers; no vector is longer than 16.
+            *float = unsafe { *from.add(lane) } as f32;
+        }
+        // SAFETY: as above.
+        unsafe { Self::load(floats.as_ptr()) }
+    }
     unsafe fn store(to: *mut f32, value: Self::Vector);
     unsafe fn store_part(to: *mut f32, n: usize, value: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;

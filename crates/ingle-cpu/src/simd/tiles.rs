@@ -11,6 +11,8 @@
 //! Every function here is one block of assembly from the tiles' configuration to their release, so that no tile is in
 //! use where the compiler does not know of it.
 
+pub(crate) mod quads;
+
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;

@@ -261,6 +261,10 @@ impl Simd for Avx512 {
             _mm512_maskz_loadu_ps(avx512_mask(n), from)
         }
 
+        unsafe fn load_integers(from: *const i32) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast()))
+        }
+
         unsafe fn load_bf16(from: *const bf16) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))

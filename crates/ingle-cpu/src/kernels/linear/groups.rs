@@ -7,6 +7,8 @@
 mod joined;
 mod planes;
 mod rounding;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -75,6 +77,11 @@ impl PanelKernel for Groups<'_> {
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        #[cfg(target_arch = "x86_64")]
+        if tiled::are_enough(rows.len(), self.isa) {
+            // SAFETY: the caller's promise; the instruction set says that the machine has tiles.
+            return unsafe { self.tiled(panel, rows, columns, out) };
+        }
         STRIP_MEMORY.with_borrow_mut(|strip| {
             self.isa.dispatch_quads(Panel { product: self, strip, panel, rows, columns, out });
         });

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Products of tiles of bytes, group by group: sums of 32-bit integers, which are exact.
+//!
+//! Sums leave the tiles after every group, and vectors take them on before the next rows come. To configure the tiles
+//! takes as long as several products do, so that the configuration alone outlasts a block of assembly here, and
+//! [`Configured`] sees to its end. What is in the tiles does not.
+
+use std::arch::asm;
+use std::marker::PhantomData;
+
+use super::{Config, Matrix, ROW, SIDE};
+use crate::packed::PANEL;
+
+/// Columns that rows of a tile meet at a time.
+pub(crate) const COLUMNS: usize = 2 * SIDE;
+
+/// The tiles of this thread as products of groups take them, until it is dropped.
+pub(crate) struct Configured {
+    rows: usize,
+    width: usize,
+    /// Stays on its thread.
+    _thread: PhantomData<*const u8>,
+}
+
+impl Configured {
+    /// For up to [`SIDE`] rows, of which [`ROW`] bytes are multiplied at a time, or a whole group if that is shorter.
+    ///
+    /// # Safety
+    /// The tiles [are available](super::are_available), and nothing else on this thread uses them as long as this
+    /// lives. The group is of 16, 32 or a multiple of 64 bytes.
+    pub(crate) unsafe fn new(rows: usize, group_size: usize) -> Self {
+        let configured = Configured { rows, width: group_size.min(ROW), _thread: PhantomData };
+        configured.load();
+        configured
+    }
+
+    /// From now on for so many rows.
+    #[inline(always)]
+    pub(crate) fn set_rows(&mut self, rows: usize) {
+        if rows != self.rows {
+            self.rows = rows;
+            self.load();
+        }
+    }
+
+    fn load(&self) {
+        let (rows, steps) = (self.rows, self.width / 4);
+        let mut config = Config::new([rows, rows, rows, rows, rows, steps, steps, rows]);
+        for first in [4, 7] {
+            config.row_bytes[first] = self.width as u16;
+        }
+        // SAFETY: the tiles are there and hold nothing that anybody needs; the configuration is one that they have.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) }
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+}
+
+/// The products of the rows with [`COLUMNS`] columns, of some groups apart from each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupProducts {
+    /// Rows of signed bytes, each group after the one before.
+    pub(crate) first: Matrix<*const u8>,
+    /// Steps of four bytes of each column of a panel, each group after the one before.
+    pub(crate) second: *const u8,
+    pub(crate) groups: usize,
+    pub(crate) group_size: usize,
+    /// What is overwritten: a [`GroupSums`] of each group, and the one before the first.
+    pub(crate) sums: *mut GroupSums,
+}
+
+/// The sums of a group: of each row and column.
+pub(crate) type GroupSums = [[i32; COLUMNS]; SIDE];
+
+/// Bytes of [`GroupSums`].
+const SUMS: usize = size_of::<GroupSums>();
+
+/// Bytes of a row of them.
+const SUMS_ROW: usize = size_of::<[i32; COLUMNS]>();
+
+/// Bytes of a step of a panel.
+const STEP: usize = 4 * PANEL;
+
+/// Bytes of a step's columns that fill a tile's rows, and of that many steps.
+const TILE: usize = SIDE * STEP;
+
+/// Assembly that differs in the product.
+macro_rules! products {
+    ($product:literal, $pairs:ident, $one:ident) => {
+        /// The products of `pairs` times two groups. Storing a tile waits for its product, and products wait for a tile
+        /// that is stored: so those of one group are stored while the next one's are computed.
+        #[inline(always)]
+        unsafe fn $pairs(part: &GroupProducts, pairs: usize) {
+            // SAFETY: the caller vouches for the operands and sums, and that the tiles are configured.
+            unsafe {
+                asm!(
+                    "2:",
+                    "tileloadd tmm4, [{first} + {first_stride}*1]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
+                    "tilezero tmm0",
+                    concat!($product, " tmm0, tmm4, tmm5"),
+                    "tilestored [{sums} + {sums_stride}*1 - {before}], tmm2",
+                    "tilezero tmm1",
+                    concat!($product, " tmm1, tmm4, tmm6"),
+                    "tilestored [{sums} + {sums_stride}*1 - {before} + 64], tmm3",
+                    // A group of two tiles.
+                    "cmp {group}, 128",
+                    "jne 3f",
+                    "tileloadd tmm4, [{first} + {first_stride}*1 + 64]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1 + {tile}]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + {tile} + 64]",
+                    concat!($product, " tmm0, tmm4, tmm5"),
+                    concat!($product, " tmm1, tmm4, tmm6"),
+                    "3:",
+                    "add {first}, {group}",
+                    "add {second}, {second_group}",
+                    "tileloadd tmm7, [{first} + {first_stride}*1]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
+                    "tilezero tmm2",
+                    concat!($product, " tmm2, tmm7, tmm5"),
+                    "tilestored [{sums} + {sums_stride}*1], tmm0",
+                    "tilezero tmm3",
+                    concat!($product, " tmm3, tmm7, tmm6"),
+                    "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
+                    "cmp {group}, 128",
+                    "jne 3f",
+                    "tileloadd tmm7, [{first} + {first_stride}*1 + 64]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1 + {tile}]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + {tile} + 64]",
+                    concat!($product, " tmm2, tmm7, tmm5"),
+                    concat!($product, " tmm3, tmm7, tmm6"),
+                    "3:",
+                    "add {first}, {group}",
+                    "add {second}, {second_group}",
+                    "add {sums}, 2 * {before}",
+                    "dec {pairs}",
+                    "jnz 2b",
+                    "tilestored [{sums} + {sums_stride}*1 - {before}], tmm2",
+                    "tilestored [{sums} + {sums_stride}*1 - {before} + 64], tmm3",
+                    first = inout(reg) part.first.at => _,
+                    first_stride = in(reg) part.first.stride,
+                    second = inout(reg) part.second => _,
+                    second_stride = in(reg) STEP,
+                    group = in(reg) part.group_size,
+                    second_group = in(reg) part.group_size / 4 * STEP,
+                    sums = inout(reg) part.sums => _,
+                    sums_stride = in(reg) SUMS_ROW,
+                    pairs = inout(reg) pairs => _,
+                    before = const SUMS,
+                    tile = const TILE,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+
+        /// The products of one group.
+        #[inline(always)]
+        unsafe fn $one(part: &GroupProducts) {
+            // SAFETY: as above.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "2:",
+                    "tileloadd tmm4, [{first} + {first_stride}*1]",
+                    "tileloadd tmm5, [{second} + {second_stride}*1]",
+                    "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
+                    concat!($product, " tmm0, tmm4, tmm5"),
+                    concat!($product, " tmm1, tmm4, tmm6"),
+                    "add {first}, 64",
+                    "add {second}, {tile}",
+                    "dec {tiles}",
+                    "jnz 2b",
+                    "tilestored [{sums} + {sums_stride}*1], tmm0",
+                    "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
+                    first = inout(reg) part.first.at => _,
+                    first_stride = in(reg) part.first.stride,
+                    second = inout(reg) part.second => _,
+                    second_stride = in(reg) STEP,
+                    tiles = inout(reg) part.group_size.div_ceil(ROW) => _,
+                    sums = in(reg) part.sums,
+                    sums_stride = in(reg) SUMS_ROW,
+                    tile = const TILE,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+products!("tdpbssd", signed_pairs, signed_one);
+products!("tdpbsud", unsigned_pairs, unsigned_one);
+
+impl Configured {
+    /// Computes the sums. The second operand is of signed bytes if `SIGNED`, else of unsigned ones.
+    ///
+    /// # Safety
+    /// As many rows as configured are there of the first operand, and a panel's columns from some on, at least
+    /// [`COLUMNS`] of them, of the second; both hold the groups, whose size is as configured and at most 128. There is
+    /// room for the sums, and for those of a group before.
+    #[inline(always)]
+    pub(crate) unsafe fn multiply<const SIGNED: bool>(&self, part: GroupProducts) {
+        let pairs = part.groups / 2;
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            if pairs > 0 {
+                if SIGNED { signed_pairs(&part, pairs) } else { unsigned_pairs(&part, pairs) }
+            }
+            if part.groups % 2 == 1 {
+                let (last, before) = (2 * pairs, 2 * pairs * part.group_size);
+                let first = part.first.skip(before);
+                let second = part.second.wrapping_add(before / 4 * STEP);
+                let part = GroupProducts { first, second, sums: part.sums.add(last), ..part };
+                if SIGNED { signed_one(&part) } else { unsigned_one(&part) }
+            }
+        }
+    }
+}

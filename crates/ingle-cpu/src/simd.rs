@@ -167,10 +167,7 @@ impl Isa {
         // SAFETY: the device checked that the machine has it, and the caller that it is the one.
         unsafe { x86::with_avx512bf16(kernel) }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl Isa {
     /// Runs a kernel that uses the tiles of AMX, and vectors as they are there beside them.
     ///
     /// # Safety
@@ -250,6 +247,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_f16(from: *const f16) -> Self::Vector;
     unsafe fn load_f16_part(from: *const f16, n: usize) -> Self::Vector;
     /// Integers, to the nearest floats.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load_integers(from: *const i32) -> Self::Vector {
         let mut floats = [0.0; 16];

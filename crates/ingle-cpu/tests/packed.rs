@@ -149,7 +149,7 @@ fn rows_are_the_same_alone_and_together_good() {
             let device = device(isa, threads);
             let x = input(&device, [most, k]);
             for (which, (weight, rows)) in weights(&device).iter().zip(&rows).enumerate() {
-                for m in [2, 3, 4, 5, 6, 7, 8, 13, most] {
+                for m in [2, 3, 4, 5, 6, 7, 8, 13, 33, most] {
                     let together = bits(x.slice(0, 0, m).unwrap().linear(weight, None).unwrap());
                     assert_eq!(together, rows[..m * n], "{isa}, {threads} threads, weight {which}, m {m}");
                 }
@@ -173,6 +173,31 @@ fn rows_of_many_are_those_of_a_few_good() {
                     let alone = bits(x.slice(0, row, row + 1).unwrap().linear(&weight, bias).unwrap());
                     assert_eq!(alone, all[row * n..(row + 1) * n], "{isa}, {m}×{n}×{k}, row {row}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_and_vectors_give_the_same_bits_good() {
+    let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+    if !Isa::Amx.is_available() {
+        eprintln!("this machine has no AMX: nothing was tested");
+        return;
+    }
+    let devices = [Isa::Avx512, Isa::Amx].map(|isa| device(isa, 2));
+    for quantization in quantisations() {
+        // Whole blocks, and a last one of one group or three.
+        let block = quantization.block_len();
+        for (n, k) in [(130, 768), (100, 256 + block), (64, 3 * block)] {
+            // Rows that fill tiles and units of work, and a rest of either.
+            for m in [12, 16, 31, 32, 33, 50, 150] {
+                let results = devices.each_ref().map(|device| {
+                    let (weight, x) = (quantised(device, quantization, [n, k]), input(device, [m, k]));
+                    let bias = Tensor::from_slice(device, &numbers(n, 9), [n]).unwrap();
+                    [None, Some(&bias)].map(|bias| bits(x.linear(&weight, bias).unwrap()))
+                });
+                assert_eq!(results[0], results[1], "{quantization:?}, {m}×{n}×{k}");
             }
         }
     }

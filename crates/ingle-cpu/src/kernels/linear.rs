@@ -136,6 +136,11 @@ pub(super) trait PanelKernel: Sync {
         Start::There
     }
 
+    /// The most rows of `x` in a unit of work.
+    fn rows(&self) -> usize {
+        ROWS
+    }
+
     /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
     /// wanted.
     ///
@@ -161,7 +166,7 @@ impl Product<'_> {
             return Ok(());
         }
         // Units that are equally long, and enough of them for every thread.
-        let blocks = m.div_ceil(ROWS);
+        let blocks = m.div_ceil(kernel.rows());
         let rows = m.div_ceil(blocks);
         let panels = panels(n);
         let threads = cx.pool.threads();

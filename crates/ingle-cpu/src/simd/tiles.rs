@@ -9,7 +9,7 @@
 //! depends on its own row and column only, whatever else is in the tiles.
 //!
 //! Every function here is one block of assembly from the tiles' configuration to their release, so that no tile is in
-//! use where the compiler does not know of it.
+//! use where the compiler does not know of it; those of [`quads`] leave the tiles configured, but nothing in them.
 
 pub(crate) mod quads;
 

@@ -18,7 +18,7 @@ use ingle_tensor::{GroupForm, Offsets};
 pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
 
-use super::{PanelKernel, Product, Start, tiles};
+use super::{PanelKernel, Product, ROWS, Start, tiles};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
@@ -37,6 +37,8 @@ pub(super) struct Groups<'a> {
     n: usize,
     isa: Isa,
     start: Start,
+    /// The most rows in a unit of work by tiles, if it is done by tiles.
+    tiled: Option<usize>,
 }
 
 impl<'a> Groups<'a> {
@@ -48,13 +50,17 @@ impl<'a> Groups<'a> {
         product: &Product<'_>,
         isa: Isa,
     ) -> Self {
-        let &Product { n, bias, .. } = product;
+        let &Product { m, n, bias, .. } = product;
         // Without blocks there is no sum to begin.
         let start = if bias.is_none() && panels.k > 0 { Start::Zero } else { Start::There };
         // The bounds that the kernel relies on.
         assert_eq!(rows.k, panels.k, "x and the weight differ in length");
         assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
-        Groups { rows, weight, panels, n, isa, start }
+        #[cfg(target_arch = "x86_64")]
+        let tiled = tiled::rows(m, panels.form, isa);
+        #[cfg(not(target_arch = "x86_64"))]
+        let (tiled, _) = (None, m);
+        Groups { rows, weight, panels, n, isa, start, tiled }
     }
 }
 
@@ -76,10 +82,14 @@ impl PanelKernel for Groups<'_> {
         self.start
     }
 
+    fn rows(&self) -> usize {
+        self.tiled.unwrap_or(ROWS)
+    }
+
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         #[cfg(target_arch = "x86_64")]
-        if tiled::are_enough(rows.len(), self.isa) {
-            // SAFETY: the caller's promise; the instruction set says that the machine has tiles.
+        if self.tiled.is_some() {
+            // SAFETY: the caller's promise; only with an instruction set that has tiles does this say so.
             return unsafe { self.tiled(panel, rows, columns, out) };
         }
         STRIP_MEMORY.with_borrow_mut(|strip| {

@@ -29,14 +29,15 @@ impl Configured {
     /// The tiles [are available](super::are_available), and nothing else on this thread uses them as long as this
     /// lives. The group is of 16, 32 or a multiple of 64 bytes.
     pub(crate) unsafe fn new(rows: usize, group_size: usize) -> Self {
-        let configured = Configured { rows, width: group_size.min(ROW), _thread: PhantomData };
+        let configured = Configured { rows: rows.clamp(1, SIDE), width: group_size.min(ROW), _thread: PhantomData };
         configured.load();
         configured
     }
 
-    /// From now on for so many rows.
+    /// From now on for so many rows, up to [`SIDE`].
     #[inline(always)]
     pub(crate) fn set_rows(&mut self, rows: usize) {
+        let rows = rows.clamp(1, SIDE);
         if rows != self.rows {
             self.rows = rows;
             self.load();
@@ -223,6 +224,57 @@ impl Configured {
                 let second = part.second.wrapping_add(before / 4 * STEP);
                 let part = GroupProducts { first, second, sums: part.sums.add(last), ..part };
                 if SIGNED { signed_one(&part) } else { unsigned_one(&part) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::are_available;
+    use super::*;
+
+    #[test]
+    fn groups_are_summed_apart_good() {
+        if !are_available() {
+            eprintln!("this machine has no AMX: nothing was tested");
+            return;
+        }
+        let byte = |i: usize| (i * 7919 % 251) as u8;
+        for (group_size, groups) in [(16, 16), (32, 1), (32, 7), (64, 4), (128, 1), (128, 2)] {
+            let k = group_size * groups;
+            let first: Vec<u8> = (0..SIDE * k).map(byte).collect();
+            let second: Vec<u8> = (0..PANEL * k).map(|i| byte(i + 5)).collect();
+            // SAFETY: they are available, and no test uses them otherwise meanwhile on this thread.
+            let mut tiles = unsafe { Configured::new(SIDE, group_size) };
+            for (rows, column) in [(SIDE, 0), (7, COLUMNS), (1, 0)] {
+                tiles.set_rows(rows);
+                for signed in [true, false] {
+                    let mut sums = vec![[[i32::MIN; COLUMNS]; SIDE]; 1 + groups];
+                    let part = GroupProducts {
+                        first: Matrix { at: first.as_ptr(), stride: k },
+                        second: second[4 * column..].as_ptr(),
+                        groups,
+                        group_size,
+                        sums: sums.as_mut_ptr().wrapping_add(1),
+                    };
+                    // SAFETY: the operands are as long as they should be.
+                    unsafe { if signed { tiles.multiply::<true>(part) } else { tiles.multiply::<false>(part) } };
+                    for (group, sums) in sums[1..].iter().enumerate() {
+                        for (row, sums) in sums.iter().enumerate() {
+                            for (c, &sum) in sums.iter().enumerate() {
+                                let term = |i: usize| {
+                                    let weight = second[i / 4 * STEP + 4 * (column + c) + i % 4];
+                                    let weight = if signed { i32::from(weight as i8) } else { i32::from(weight) };
+                                    i32::from(first[row * k + i] as i8) * weight
+                                };
+                                let expected: i32 = (group * group_size..(group + 1) * group_size).map(term).sum();
+                                let expected = if row < rows { expected } else { i32::MIN };
+                                assert_eq!(sum, expected, "{group_size}, {rows} rows: group {group}, [{row}, {c}]");
+                            }
+                        }
+                    }
+                }
             }
         }
     }

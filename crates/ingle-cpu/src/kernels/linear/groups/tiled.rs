@@ -11,35 +11,49 @@ use std::ops::Range;
 use ingle_tensor::{GroupForm, Offsets};
 
 use super::rounding::Rounded;
-use super::{Ahead, GROUPS, Groups, Part, STRIP_MEMORY, Start, Strip};
+use super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels};
 use crate::simd::tiles::quads::{COLUMNS, Configured, GroupProducts, GroupSums};
 use crate::simd::tiles::{Matrix, SIDE};
 use crate::simd::{Isa, Kernel, Simd};
 
-/// Rows from which on tiles are faster.
-const LEAST: usize = 32;
+/// Groups below this size leave so little to each product that sums are moved for longer than the dot product of
+/// quads takes altogether.
+const SMALLEST_GROUP: usize = 32;
 
 /// Rows whose sums are scaled together: with all columns that a tile's rows meet at a time, as many as registers hold.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 8;
 
 /// Vectors across.
 const WIDTH: usize = 2;
 
-/// The sums of a tile's rows with some columns, for each group of a block, and room for a group before, as
+/// The most rows in a unit of work. More would not find their part of `x` and of the outputs in the caches again.
+const ROWS: usize = 128;
+
+/// The integer sums of a tile's rows with some columns, for each group of a block, and room for a group before, as
 /// [`Configured::multiply`] wants it.
 #[repr(align(64))]
-struct Sums([GroupSums; 1 + GROUPS]);
+struct Sums([GroupSums; 1 + BLOCK / SMALLEST_GROUP]);
+
+impl Sums {
+    const EMPTY: Sums = Sums([[[0; COLUMNS]; SIDE]; 1 + BLOCK / SMALLEST_GROUP]);
+}
 
 thread_local! {
     /// Each thread's own, so that it is not cleared for every panel.
-    static SUMS: RefCell<Box<Sums>> = RefCell::new(Box::new(Sums([[[0; COLUMNS]; SIDE]; 1 + GROUPS])));
+    static SUMS: RefCell<Box<Sums>> = RefCell::new(Box::new(Sums::EMPTY));
 }
 
-/// Whether so many rows are better off with tiles.
-pub(super) fn are_enough(rows: usize, isa: Isa) -> bool {
-    isa == Isa::Amx && rows >= LEAST
+/// The most rows in a unit of work, if tiles are faster for so many rows of a form.
+pub(super) fn rows(rows: usize, form: GroupForm, isa: Isa) -> Option<usize> {
+    // Fewer rows do not make up for quants that are laid out in memory first.
+    let least = match form {
+        GroupForm { group_size: 64.., bits: ..8, .. } => 12,
+        GroupForm { group_size: SMALLEST_GROUP.., .. } => 32,
+        _ => return None,
+    };
+    (isa == Isa::Amx && rows >= least).then_some(ROWS)
 }
 
 impl Groups<'_> {
@@ -94,7 +108,6 @@ impl Panel<'_> {
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         let halves = columns.div_ceil(COLUMNS);
         let jobs = rows.len().div_ceil(SIDE) * halves;
-        let sums = sums.0[1..].as_mut_ptr();
         // SAFETY: the machine has tiles, nothing below uses them otherwise, and groups are of 16, 32, 64 or 128.
         let mut tiles = unsafe { Configured::new(rows.len().min(SIDE), group_size) };
         for (at, block) in panels.blocks().enumerate() {
@@ -102,7 +115,7 @@ impl Panel<'_> {
             strip.read_scales::<S>(panels, block, packed);
             strip.unpack_signed::<S>(panels, block.len, &packed[block.header..]);
             let first = at * BLOCK / group_size;
-            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, jobs * SIDE / TOGETHER);
+            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, jobs * SIDE / TOGETHER * block.groups);
             let strip = &*strip;
             for job in 0..jobs {
                 let (row, column) = (job / halves * SIDE, job % halves * COLUMNS);
@@ -118,10 +131,10 @@ impl Panel<'_> {
                     // SAFETY: the tile lies inside the outputs that the panel holds.
                     out: unsafe { out.add(row * product.n) },
                 };
-                let job = Job { part, rows: SIDE.min(rows.len() - row), column, sums };
+                let mut job = Job { part, rows: SIDE.min(rows.len() - row), column, sums };
+                tiles.set_rows(job.rows);
                 // SAFETY: below `dispatch_tiles`, which has what either takes; the tiles are configured for the rows.
                 unsafe {
-                    tiles.set_rows(job.rows);
                     job.multiply::<SIGNED>(&tiles);
                     job.add_all::<S, OFFSETS>();
                 }
@@ -135,13 +148,13 @@ struct Job<'a> {
     part: Part<'a>,
     rows: usize,
     column: usize,
-    sums: *mut GroupSums,
+    sums: &'a mut Sums,
 }
 
 impl Job<'_> {
     /// Computes the integer sums.
     #[inline(always)]
-    unsafe fn multiply<const SIGNED: bool>(&self, tiles: &Configured) {
+    unsafe fn multiply<const SIGNED: bool>(&mut self, tiles: &Configured) {
         let Job { part, column, sums, .. } = self;
         // SAFETY: the rows and groups lie inside the buffers, the columns inside the strip, the sums inside their room.
         unsafe {
@@ -150,10 +163,10 @@ impl Job<'_> {
                     at: part.product.rows.from(part.first, part.groups.start).quants,
                     stride: part.product.rows.k,
                 },
-                second: part.strip.quants.as_ptr().add(4 * column),
+                second: part.strip.quants.as_ptr().add(4 * *column),
                 groups: part.groups.len(),
                 group_size: part.product.panels.form.group_size,
-                sums: *sums,
+                sums: sums.0.as_mut_ptr().add(1),
             });
         }
     }
@@ -161,32 +174,33 @@ impl Job<'_> {
     /// Scales the sums and adds them up.
     #[inline(always)]
     unsafe fn add_all<S: Simd, const OFFSETS: bool>(&self) {
-        for row in (0..self.rows).step_by(TOGETHER) {
-            self.part.ahead.step::<S>();
+        let mut row = 0;
+        while row < self.rows {
             // SAFETY: the caller's promise.
-            unsafe {
+            row += unsafe {
                 match self.rows - row {
-                    1 => self.add::<S, OFFSETS, 1>(row),
-                    2 => self.add::<S, OFFSETS, 2>(row),
-                    3 => self.add::<S, OFFSETS, 3>(row),
-                    _ => self.add::<S, OFFSETS, TOGETHER>(row),
+                    TOGETHER.. => self.add::<S, OFFSETS, TOGETHER>(row),
+                    4.. => self.add::<S, OFFSETS, 4>(row),
+                    2.. => self.add::<S, OFFSETS, 2>(row),
+                    _ => self.add::<S, OFFSETS, 1>(row),
                 }
-            }
+            };
         }
     }
 
-    /// In the order of [`Part::product`].
+    /// In the order of [`Part::product`]. Returns how many rows it took.
     #[inline(always)]
-    unsafe fn add<S: Simd, const OFFSETS: bool, const R: usize>(&self, row: usize) {
-        let Job { part, column, .. } = self;
-        let rows = part.product.rows;
+    unsafe fn add<S: Simd, const OFFSETS: bool, const R: usize>(&self, row: usize) -> usize {
+        let Job { part, column, sums, .. } = self;
+        let (column, rows) = (*column, part.product.rows);
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip and the sums.
         unsafe {
             let Rounded { scales, sums: x_sums, .. } = rows.from(part.first + row, part.groups.start);
-            let sums = self.sums.cast::<i32>().add(row * COLUMNS);
+            let sums = sums.0.as_ptr().add(1).cast::<i32>().add(row * COLUMNS);
             // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.
             let mut totals = [[S::splat(0.0); WIDTH]; R];
             for group in 0..part.groups.len() {
+                part.ahead.step::<S>();
                 for c in 0..WIDTH {
                     let place = group * PANEL + column + c * S::LANES;
                     let scale = S::load(part.strip.scales.as_ptr().add(place));
@@ -210,6 +224,7 @@ impl Job<'_> {
                 }
             }
         }
+        R
     }
 }
 

@@ -218,9 +218,17 @@ impl Job<'_> {
                     }
                 }
             }
+            // Decided once: most panels are whole.
+            let whole = column + COLUMNS <= part.columns;
             for (r, totals) in totals.into_iter().enumerate() {
                 for (c, total) in totals.into_iter().enumerate() {
-                    part.add::<S>(row + r, column + c * S::LANES, total);
+                    let place = column + c * S::LANES;
+                    let to = part.out.wrapping_add((row + r) * part.product.n + place);
+                    match part.start {
+                        Start::Zero if whole => S::store(to, total),
+                        Start::There if whole => S::store(to, S::add(S::load(to), total)),
+                        _ => part.add::<S>(row + r, place, total),
+                    }
                 }
             }
         }

@@ -2,8 +2,8 @@
 //! Many rows by the tiles of AMX.
 //!
 //! The tiles give the integer sums of each group; vectors make floats of them as everywhere else, in the same order,
-//! so that the bits are the same. The two take turns, since neither is faster for the other's company: vectors get but
-//! one of their two ports while tiles are at work.
+//! so that the bits are the same. The two take turns: interleaved, they took as long as one after the other, or longer,
+//! as if vectors had but one of their two ports while tiles are at work.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -18,8 +18,8 @@ use crate::simd::tiles::quads::{COLUMNS, Configured, GroupProducts, GroupSums};
 use crate::simd::tiles::{Matrix, SIDE};
 use crate::simd::{Isa, Kernel, Simd};
 
-/// Groups below this size leave so little to each product that sums are moved for longer than the dot product of
-/// quads takes altogether.
+/// Groups below this size leave so little to each product that the dot product of quads is as fast: sums are moved for
+/// most of the time.
 const SMALLEST_GROUP: usize = 32;
 
 /// Rows whose sums are scaled together: with all columns that a tile's rows meet at a time, as many as registers hold.
@@ -28,7 +28,8 @@ const TOGETHER: usize = 8;
 /// Vectors across.
 const WIDTH: usize = 2;
 
-/// The most rows in a unit of work. More would not find their part of `x` and of the outputs in the caches again.
+/// The most rows in a unit of work. More are a little slower: their part of `x` and of the outputs leaves less of the
+/// caches to the sums.
 const ROWS: usize = 128;
 
 /// The integer sums of a tile's rows with some columns, for each group of a block, and room for a group before, as

@@ -27,6 +27,15 @@ fn polynomial<S: Simd, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
     sum
 }
 
+/// Of `(eʳ − 1 − r) / r²`.
+const EXP: [f32; 5] = [
+    0.499_999_940_395_355_2,
+    0.166_665_151_715_278_63,
+    0.041_668_456_047_773_36,
+    0.008_369_418_792_426_586,
+    0.001_381_314_243_189_990_5,
+];
+
 /// `eˣ`.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
@@ -36,21 +45,25 @@ pub(crate) fn exp<S: Simd>(x: f32) -> f32 {
     let shifted = S::mul_add1(x, LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = S::mul_add1(n, -LN_2[1], S::mul_add1(n, -LN_2[0], x));
-    let q = polynomial::<S, 5>(
-        r,
-        [
-            0.499_999_940_395_355_2,
-            0.166_665_151_715_278_63,
-            0.041_668_456_047_773_36,
-            0.008_369_418_792_426_586,
-            0.001_381_314_243_189_990_5,
-        ],
-    );
+    let q = polynomial::<S, 5>(r, EXP);
     let fraction = S::mul_add1(r * r, q, r) + 1.0;
     // Two factors, since 2ⁿ alone may be below or above what an f32 holds.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
     fraction * power_of_two(half) * power_of_two(n.wrapping_sub(half))
+}
+
+/// `eˣ` of numbers that are not positive; zero where it is below `e⁻⁸⁷`.
+#[cfg(any(test, target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) fn exp_down<S: Simd>(x: f32) -> f32 {
+    let shifted = S::mul_add1(x, LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = S::mul_add1(n, -LN_2[1], S::mul_add1(n, -LN_2[0], x));
+    let fraction = S::mul_add1(r * r, polynomial::<S, 5>(r, EXP), r) + 1.0;
+    // The low bits of `ROUND` are zero, so that those of the sum are `n`; it goes to the exponent, which stays in range.
+    let power = f32::from_bits(fraction.to_bits().wrapping_add(shifted.to_bits() << 23));
+    if x < -87.0 { 0.0 } else { power }
 }
 
 /// `2ⁿ` for `−126 ≤ n ≤ 127`.
@@ -140,6 +153,7 @@ mod tests {
             for x in self.x {
                 *x = match self.name {
                     "exp" => exp::<S>(*x),
+                    "exp_down" => exp_down::<S>(*x),
                     "sigmoid" => sigmoid::<S>(*x),
                     "tanh" => tanh::<S>(*x),
                     _ => erf::<S>(*x),
@@ -168,6 +182,17 @@ mod tests {
                 assert!((f64::from(y) - exact).abs() <= 3.0 * ulp, "{isa}: {name}({x}) = {y}, not {exact}");
             });
         }
+    }
+
+    #[test]
+    fn powers_that_are_not_above_one_good() {
+        let x: Vec<f32> = (0..=87_000).map(|i| i as f32 / -1000.0).collect();
+        every("exp_down", &x, |x, y, isa| {
+            let exact = f64::from(x).exp();
+            assert!((f64::from(y) - exact).abs() <= exact * 3.0 * 2f64.powi(-23), "{isa}: e^{x} = {y}, not {exact}");
+        });
+        every("exp_down", &[-87.1, -1e30, f32::NEG_INFINITY], |x, y, _| assert_eq!(y.to_bits(), 0, "e^{x} = {y}"));
+        every("exp_down", &[f32::NAN], |_, y, _| assert!(y.is_nan()));
     }
 
     #[test]

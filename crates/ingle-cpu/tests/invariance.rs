@@ -127,7 +127,7 @@ impl Cache {
 fn attention_is_the_same_alone_in_chunks_and_in_a_batch_good() {
     let settings = [(None, None), (Some(50), None), (Some(300), Some(20.0))];
     for isa in Isa::available() {
-        for (width, dtype) in [(64, DType::F32), (36, DType::BF16), (128, DType::F16)] {
+        for (width, dtype) in [(64, DType::F32), (36, DType::BF16), (96, DType::BF16), (128, DType::F16)] {
             for (window, soft_cap) in settings {
                 let parameters = PagedAttention { block_size: BLOCK_SIZE, scale: 0.3, window, soft_cap };
                 let whole: Vec<(usize, usize)> =
@@ -157,18 +157,59 @@ fn attention_is_the_same_alone_in_chunks_and_in_a_batch_good() {
 
 #[test]
 fn values_that_a_token_may_not_see_do_not_touch_it_ugly() {
-    let device = device(Isa::best(), 2);
     let parameters = PagedAttention { block_size: BLOCK_SIZE, scale: 0.3, window: Some(40), soft_cap: None };
-    let clean = Cache::new(&device, 64, DType::F32);
-    let tokens: Vec<(usize, usize)> = (100..110).map(|p| (0, p)).collect();
-    let wanted = clean.attend(&tokens, parameters);
-    // Position 105 lies in block 6 of sequence 0, which is block 18 of the cache.
-    let slot = Tensor::from_slice(&device, &[18 * 16 + 9i32], [1]).unwrap();
-    let poison = Tensor::full(&device, [1, HEADS[1], 64], DType::F32, f64::NAN).unwrap();
-    let poisoned = Cache { values: clean.values.clone().write_rows(&poison, &slot).unwrap(), ..clean };
-    let found = poisoned.attend(&tokens, parameters);
-    for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-        assert_eq!(found == wanted, i < 5, "position {}", 100 + i);
+    for isa in Isa::available() {
+        for (width, dtype) in [(64, DType::F32), (64, DType::BF16), (36, DType::BF16)] {
+            let device = device(isa, 2);
+            let clean = Cache::new(&device, width, dtype);
+            // Position 105 lies in block 6 of sequence 0, which is block 18 of the cache.
+            let slot = Tensor::from_slice(&device, &[18 * 16 + 9i32], [1]).unwrap();
+            let poison = Tensor::full(&device, [1, HEADS[1], width], dtype, f64::NAN).unwrap();
+            let poisoned = Cache { values: clean.values.clone().write_rows(&poison, &slot).unwrap(), ..clean };
+            let clean = Cache::new(&device, width, dtype);
+            // Many rows together, and a few.
+            for positions in [100..110, 103..107, 130..150, 143..147, 145..146] {
+                let tokens: Vec<(usize, usize)> = positions.map(|p| (0, p)).collect();
+                let (found, wanted) = (poisoned.attend(&tokens, parameters), clean.attend(&tokens, parameters));
+                for ((_, position), (found, wanted)) in tokens.iter().zip(found.iter().zip(wanted)) {
+                    let sees = (105..145).contains(position);
+                    assert_eq!(*found == wanted, !sees, "{isa}, {dtype}: position {position} of {tokens:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn where_blocks_end_changes_no_bit_ugly() {
+    const SLOTS: usize = 480;
+    for isa in Isa::available() {
+        for dtype in [DType::F32, DType::BF16] {
+            let device = device(isa, 2);
+            let shape = [SLOTS, HEADS[1], 64];
+            let (keys, values) = (tensor(&device, &shape, 11, dtype), tensor(&device, &shape, 12, dtype));
+            let attend = |block_size: usize, positions: std::ops::Range<usize>| {
+                let blocks: Vec<i32> = (0..(SLOTS / block_size) as i32).collect();
+                let blocks = Tensor::from_slice(&device, &blocks, [1, blocks.len()]).unwrap();
+                let sequences = Tensor::from_slice(&device, &vec![0i32; positions.len()], [positions.len()]).unwrap();
+                let numbers: Vec<i32> = positions.clone().map(|p| p as i32).collect();
+                let numbers = Tensor::from_slice(&device, &numbers, [positions.len()]).unwrap();
+                let q = tensor(&device, &[SLOTS, HEADS[0], 64], 13, DType::F32);
+                let q = q.slice(0, positions.start, positions.end).unwrap();
+                let parameters = PagedAttention { block_size, scale: 0.3, window: Some(300), soft_cap: None };
+                bits(&q.paged_attention([&keys, &values], [&blocks, &sequences, &numbers], parameters).unwrap())
+            };
+            // Many rows together, and a few, whose windows begin and end anywhere.
+            for positions in [0..SLOTS, 203..205, 349..350, 411..415] {
+                let wanted = attend(16, positions.clone());
+                for block_size in [10, 48] {
+                    assert!(
+                        attend(block_size, positions.clone()) == wanted,
+                        "{isa}, {dtype}: {block_size}, {positions:?}"
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! The tokens of a tile stand next to each other in one sequence and share the loads of keys and values. A tile
 //! of a few rows is bound by memory: a unit of its work is a chunk, of all heads if there are chunks enough for the
 //! threads, so that the cache is read as it lies ([`few`]). A tile of many rows is bound by arithmetic: a unit is a
-//! head ([`many`]). Both sum in the same order.
+//! head ([`many`]). Both sum in the same order. Where the machine multiplies whole tiles of bf16, both do.
 
 mod dots;
 mod few;
@@ -19,6 +19,8 @@ mod many;
 mod rounding;
 mod softmax;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 mod unit;
 mod weigh;
 
@@ -35,6 +37,8 @@ use self::unit::{Attention, Room, Target, Unit};
 use super::rows::packed;
 use super::{Context, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype};
 use crate::memory::Contents;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Isa;
 use crate::simd::{Multiplier, Source, Widened};
 use crate::storage::CpuStorage;
 
@@ -86,7 +90,7 @@ pub(crate) fn paged_attention(
     let shared = MOST_ROWS / group.max(1);
     let spread = (output.shape[0] * kv_heads).div_ceil(4 * cx.pool.threads());
     let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), shared.min(spread).max(1))?;
-    let work = Work { cx, parameters, table, tiles, q: packed(&q), keys: &keys, values: &values, output };
+    let work = Work { cx, parameters, table, tiles, tiled: false, q: packed(&q), keys: &keys, values: &values, output };
     match keys.dtype() {
         DType::F32 => work.run(Multiplier::<Widened<f32>>::widened(cx.isa)),
         DType::F16 => work.run(Multiplier::<Widened<f16>>::widened(cx.isa)),
@@ -94,7 +98,9 @@ pub(crate) fn paged_attention(
         _ => {
             #[cfg(target_arch = "x86_64")]
             if let Some(multiplier) = Multiplier::pairs(cx.isa) {
-                return work.run(multiplier);
+                // Tiles of nothing there are none.
+                let tiled = cx.isa == Isa::Amx && output.shape.elements() > 0;
+                return Work { tiled, ..work }.run(multiplier);
             }
             work.run(Multiplier::<Widened<bf16>>::widened(cx.isa))
         }
@@ -107,6 +113,8 @@ struct Work<'a> {
     parameters: &'a PagedAttention,
     table: Table<'a>,
     tiles: Vec<Tile>,
+    /// Whether products are those of whole tiles.
+    tiled: bool,
     q: &'a [f32],
     keys: &'a CpuStorage,
     values: &'a CpuStorage,
@@ -128,6 +136,7 @@ impl Work<'_> {
             scale: parameters.scale,
             soft_cap: parameters.soft_cap,
             multiplier,
+            tiled: self.tiled,
         };
         in_dtype(cx, OP, self.output, |out| attention.run(cx, tiles, Pointer(out.as_mut_ptr())))
     }
@@ -136,16 +145,43 @@ impl Work<'_> {
 /// Units per thread at least, if the work can be cut so: the last ones even out what others took longer.
 const UNITS: usize = 8;
 
+/// As [`UNITS`], of a few rows by tiles, which read the better the more heads lie beside each other.
+const TILED_UNITS: usize = 2;
+
 impl<F: Source<Factor: Rounding>> Attention<'_, F> {
     /// Whether it is worth reading the cache where it lies, which takes heads of whole vectors.
     fn is_few(&self, tile: &Tile) -> bool {
         tile.tokens * self.group <= FEW_ROWS && self.keys.width == padded(self.keys.width)
     }
 
+    /// What a unit with so many rows works in.
+    fn room(&self, is_few: bool, rows: usize, heads: usize) -> Room {
+        let width = padded(self.keys.width);
+        match (is_few, self.tiled) {
+            #[cfg(target_arch = "x86_64")]
+            (true, true) => Room::few_by_tiles(rows, heads, width),
+            #[cfg(target_arch = "x86_64")]
+            (false, true) => Room::many_by_tiles(rows, width),
+            (true, _) => Room::few(rows, heads, width),
+            (false, _) => Room::many(rows, width),
+        }
+    }
+
+    fn compute(&self, cx: &Context, (tile, unit): (&Tile, &Unit), room: &mut [u8], target: Target<'_>) {
+        match (self.is_few(tile), self.tiled) {
+            #[cfg(target_arch = "x86_64")]
+            (true, true) => self.few_by_tiles(cx, (tile, unit), room, target),
+            #[cfg(target_arch = "x86_64")]
+            (false, true) => self.many_by_tiles(cx, (tile, unit), room, target),
+            (true, _) => self.few(cx, (tile, unit), room, target),
+            (false, _) => self.many(cx, (tile, unit), room, target),
+        }
+    }
+
     /// Cuts the tiles into units: those of one tile and the same heads stand together, in order of their chunks.
     fn units(&self, cx: &Context, tiles: &[Tile]) -> Vec<Unit> {
         let kv_heads = self.keys.kv_heads;
-        let wanted = UNITS * cx.pool.threads();
+        let wanted = if self.tiled { TILED_UNITS } else { UNITS } * cx.pool.threads();
         let chunks: usize = tiles.iter().map(|tile| tile.chunks().len()).sum();
         let mut units = Vec::new();
         for (index, tile) in tiles.iter().enumerate() {
@@ -197,7 +233,7 @@ impl<F: Source<Factor: Rounding>> Attention<'_, F> {
 
         let room = units.iter().fold(Room::default(), |room, unit| {
             let few = self.is_few(&tiles[unit.tile]);
-            room.or(if few { Room::few(rows(unit), unit.heads.len(), width) } else { Room::many(rows(unit), width) })
+            room.or(self.room(few, rows(unit), unit.heads.len()))
         });
         let rooms: Vec<_> = (0..cx.pool.threads().min(units.len()))
             .map(|_| cx.buffer::<u8>(room.bytes::<F::Factor>(), Contents::Anything))
@@ -213,11 +249,7 @@ impl<F: Source<Factor: Rounding>> Attention<'_, F> {
             let Some(mut room) = rooms.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
             let bytes = elements_mut::<u8>(&mut room);
             let target = if complete(unit) { Target::Final(out) } else { Target::Stored(result(index)) };
-            if self.is_few(tile) {
-                self.few(cx, (tile, unit), bytes, target);
-            } else {
-                self.many(cx, (tile, unit), bytes, target);
-            }
+            self.compute(cx, (tile, unit), bytes, target);
             rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room);
         })?;
 

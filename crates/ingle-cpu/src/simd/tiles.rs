@@ -13,9 +13,15 @@
 
 pub(crate) mod quads;
 
+mod heads;
+mod panels;
+
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
+
+pub(crate) use self::heads::{HeadsAhead, HeadsProduct, PlainProduct, multiply_heads_bf16, multiply_plain_bf16};
+pub(crate) use self::panels::{PANEL, PanelProduct, multiply_few_panels_bf16, multiply_panels_bf16};
 
 /// Rows of a tile, and 32-bit columns.
 pub(crate) const SIDE: usize = 16;
@@ -374,7 +380,7 @@ mod tests {
     use super::*;
 
     /// In the order of the instruction, in f64, which rounds less.
-    fn expected(first: &[bf16], second: &[bf16], begin: f32) -> f64 {
+    pub(super) fn expected(first: &[bf16], second: &[bf16], begin: f32) -> f64 {
         f64::from(begin)
             + first.iter().zip(second).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum::<f64>()
     }
@@ -423,5 +429,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    pub(super) fn numbers(count: usize, seed: usize) -> Vec<bf16> {
+        (0..count).map(|i| bf16::from_f32(((i * 7919 + seed) % 257) as f32 / 128.0 - 1.0)).collect()
+    }
+
+    pub(super) fn check(found: f32, wanted: f64, what: [usize; 3]) {
+        assert!((f64::from(found) - wanted).abs() < 1e-4, "{what:?}: {found}, {wanted} expected");
     }
 }

@@ -128,7 +128,8 @@ impl Kernel for Merge<'_> {
         let now = math::exp::<S>(max - base(largest));
         *total = [largest, total[1] * before + sum * now];
         for (total, value) in total_values.iter_mut().zip(values) {
-            *total = *total * before + value * now;
+            // Either zero becomes the positive one: sums may differ in it.
+            *total = *total * before + (value + 0.0) * now;
         }
     }
 }

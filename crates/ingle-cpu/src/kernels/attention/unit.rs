@@ -13,6 +13,8 @@ use super::many;
 use super::rounding::Rounding;
 use super::softmax::{Extent, Finish, Merge, Settle, Weights};
 use super::tile::{Table, Tile, within};
+#[cfg(target_arch = "x86_64")]
+use super::tiled;
 use super::{CHUNK, padded};
 use crate::kernels::{Context, Pointer};
 use crate::simd::{Kernel, Multiplier, Simd, Source};
@@ -37,6 +39,8 @@ pub(super) struct Attention<'a, F: Source> {
     pub(super) scale: f32,
     pub(super) soft_cap: Option<f32>,
     pub(super) multiplier: Multiplier<F>,
+    /// Whether products are those of whole tiles.
+    pub(super) tiled: bool,
 }
 
 /// The rows' results of a unit: their values are `padded` features apart.
@@ -74,6 +78,22 @@ impl Room {
         Room { queries, keys, scores, partial, extents: rows, values, scales: CHUNK, units: rows }
     }
 
+    /// As [`Room::few`], with room for packed queries or weights, a step of values, the scores of whole tiles of rows, and
+    /// the sums of a step and of all.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn few_by_tiles(rows: usize, heads: usize, width: usize) -> Room {
+        let (keys, whole) = (rows.max(heads * tiled::STEP) * width, rows.next_multiple_of(tiled::ROWS));
+        let partial = (whole * tiled::ROWS).max(2 * rows * width);
+        Room { keys, scores: whole * CHUNK, partial, ..Room::few(rows, heads, width) }
+    }
+
+    /// As [`Room::many`], with room for whole tiles of rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn many_by_tiles(rows: usize, width: usize) -> Room {
+        let queries = rows.next_multiple_of(tiled::ROWS) * width;
+        Room { queries, scores: tiled::ROWS * CHUNK, partial: tiled::ROWS * width, ..Room::many(rows, width) }
+    }
+
     /// Enough for either.
     pub(super) fn or(self, other: Room) -> Room {
         Room {
@@ -96,7 +116,7 @@ impl Room {
         factors.into_iter().chain(floats).sum::<usize>() + aligned(self.extents * size_of::<Extent>())
     }
 
-    fn cut<'a, F: Pod>(&self, bytes: &'a mut [u8]) -> Parts<'a, F> {
+    pub(super) fn cut<'a, F: Pod>(&self, bytes: &'a mut [u8]) -> Parts<'a, F> {
         let mut rest = bytes;
         Parts {
             queries: next(&mut rest, self.queries),
@@ -126,17 +146,17 @@ pub(super) fn next<'a, T: Pod>(rest: &mut &'a mut [u8], len: usize) -> &'a mut [
     &mut cast_slice_mut(front)[..len]
 }
 
-struct Parts<'a, F> {
-    queries: &'a mut [F],
-    keys: &'a mut [F],
-    values: &'a mut [F],
-    weights: &'a mut [F],
-    scores: &'a mut [f32],
-    partial: &'a mut [f32],
-    key_scales: &'a mut [f32],
-    value_scales: &'a mut [f32],
-    units: &'a mut [f32],
-    result: Result<'a>,
+pub(super) struct Parts<'a, F> {
+    pub(super) queries: &'a mut [F],
+    pub(super) keys: &'a mut [F],
+    pub(super) values: &'a mut [F],
+    pub(super) weights: &'a mut [F],
+    pub(super) scores: &'a mut [f32],
+    pub(super) partial: &'a mut [f32],
+    pub(super) key_scales: &'a mut [f32],
+    pub(super) value_scales: &'a mut [f32],
+    pub(super) units: &'a mut [f32],
+    pub(super) result: Result<'a>,
 }
 
 /// Where a unit's results go.
@@ -271,12 +291,19 @@ impl<F: Source<Factor: Rounding>> Attention<'_, F> {
     }
 
     /// The first element of each position's slot.
-    fn slots(&self, tile: &Tile, chunk: usize, span: Range<usize>) -> [usize; CHUNK] {
+    pub(super) fn slots(&self, tile: &Tile, chunk: usize, span: Range<usize>) -> [usize; CHUNK] {
         self.table.slots(tile.sequence, chunk, span, self.keys.kv_heads * self.keys.row)
     }
 
     /// Rounds the queries of a tile, head by head; to each what one unit of it stands for.
-    fn round(&self, cx: &Context, tile: &Tile, heads: Range<usize>, queries: &mut [F::Factor], units: &mut [f32]) {
+    pub(super) fn round(
+        &self,
+        cx: &Context,
+        tile: &Tile,
+        heads: Range<usize>,
+        queries: &mut [F::Factor],
+        units: &mut [f32],
+    ) {
         let rows = tile.tokens * self.group;
         let width = self.keys.width;
         for (i, (to, unit)) in queries.chunks_exact_mut(self.width()).zip(units).enumerate() {
@@ -286,7 +313,7 @@ impl<F: Source<Factor: Rounding>> Attention<'_, F> {
     }
 
     /// One row's weights, and what one unit of them stands for; `unit` is that of the query.
-    fn weights(
+    pub(super) fn weights(
         &self,
         cx: &Context,
         seen: &Range<usize>,
@@ -324,7 +351,10 @@ impl<F: Source<Factor: Rounding>> Attention<'_, F> {
             let place = r * width..(r + 1) * width;
             if chunk == unit.chunks.start.max(attended.start / CHUNK) {
                 total.extents[r] = *extent;
-                total.values[place.clone()].copy_from_slice(&from.values[place]);
+                for (total, value) in total.values[place.clone()].iter_mut().zip(&from.values[place]) {
+                    // As where they are merged.
+                    *total = value + 0.0;
+                }
             } else if !within(attended, chunk).is_empty() {
                 let (values, total_values) = (&from.values[place.clone()], &mut total.values[place]);
                 cx.isa.dispatch(Merge { extent, values, total: &mut total.extents[r], total_values });

@@ -18,6 +18,7 @@ mod panels;
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 pub(crate) use self::heads::{HeadsAhead, HeadsProduct, PlainProduct, multiply_heads_bf16, multiply_plain_bf16};
@@ -91,7 +92,7 @@ impl Config {
     }
 
     /// For products of so many rows and of `steps` steps at a time.
-    fn of(width: Width, rows: usize, steps: usize) -> Config {
+    fn of(Shape { width, rows, steps }: Shape) -> Config {
         let low = rows.min(SIDE);
         let (tiles, firsts) = match width {
             Width::One => ([low, low, steps, SIDE, SIDE, SIDE, SIDE, SIDE], 1..2),
@@ -101,6 +102,46 @@ impl Config {
         let mut config = Config::new(tiles);
         config.row_bytes[firsts].fill((4 * steps) as u16);
         config
+    }
+}
+
+/// What tiles are configured for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    width: Width,
+    rows: usize,
+    steps: usize,
+}
+
+/// This thread's tiles, for products of bf16 that follow each other; released when dropped.
+pub(crate) struct Tiles {
+    configured: Option<Shape>,
+    /// Stays on its thread.
+    _thread: PhantomData<*const u8>,
+}
+
+impl Tiles {
+    /// # Safety
+    /// The tiles [are available](are_available), and nothing else on this thread uses them as long as this lives.
+    pub(crate) unsafe fn new() -> Tiles {
+        Tiles { configured: None, _thread: PhantomData }
+    }
+
+    #[inline]
+    fn configure(&mut self, shape: Shape) {
+        if self.configured != Some(shape) {
+            // SAFETY: the tiles are there, by the promise made at `new`, and hold nothing that anybody needs; the
+            // configuration is one that they have.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &Config::of(shape), options(nostack, readonly)) }
+            self.configured = Some(shape);
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
     }
 }
 
@@ -156,12 +197,11 @@ impl Ahead {
 /// Assembly that differs in the product.
 macro_rules! products {
     ($product:literal, $narrow:ident, $square:ident, $wide:ident) => {
-        /// As many rows as `config` has with 16 columns, `steps` tiles of each.
-        unsafe fn $narrow(config: &Config, part: &TileProduct, steps: usize) {
+        /// As many rows as the tiles are configured for with 16 columns, `steps` tiles of each.
+        unsafe fn $narrow(part: &TileProduct, steps: usize) {
             // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
             unsafe {
                 asm!(
-                    "ldtilecfg [{config}]",
                     "tilezero tmm0",
                     "test {adds:e}, {adds:e}",
                     "jz 3f",
@@ -175,8 +215,6 @@ macro_rules! products {
                     "dec {steps}",
                     "jnz 3b",
                     "tilestored [{sums} + {sums_stride}*1], tmm0",
-                    "tilerelease",
-                    config = in(reg) config,
                     adds = in(reg) u32::from(part.adds),
                     sums = in(reg) part.sums.at,
                     sums_stride = in(reg) part.sums.stride,
@@ -193,12 +231,11 @@ macro_rules! products {
             }
         }
 
-        /// As many rows as `config` has with 64 columns, `steps` tiles of each.
-        unsafe fn $wide(config: &Config, part: &TileProduct, steps: usize) {
+        /// As many rows as the tiles are configured for with 64 columns, `steps` tiles of each.
+        unsafe fn $wide(part: &TileProduct, steps: usize) {
             // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
             unsafe {
                 asm!(
-                    "ldtilecfg [{config}]",
                     "test {adds:e}, {adds:e}",
                     "jnz 2f",
                     "tilezero tmm0",
@@ -216,6 +253,14 @@ macro_rules! products {
                     "tileloadd tmm5, [{second} + {second_stride}*1]",
                     "tileloadd tmm6, [{second1} + {second_stride}*1]",
                     "tileloadd tmm7, [{second2} + {second_stride}*1]",
+                    // Few rows wait for memory, which is asked for well ahead: of a packed weight, whose rows of words
+                    // follow each other, what comes two steps later.
+                    ".irp row,0,256,512,768,1024,1280,1536,1792,2048,2304,2560,2816,3072,3328,3584,3840",
+                    "prefetcht0 [{second} + \\row + 8192]",
+                    "prefetcht0 [{second} + \\row + 8256]",
+                    "prefetcht0 [{second} + \\row + 8320]",
+                    "prefetcht0 [{second} + \\row + 8384]",
+                    ".endr",
                     concat!($product, " tmm0, tmm4, tmm5"),
                     "tileloadd tmm5, [{second3} + {second_stride}*1]",
                     concat!($product, " tmm1, tmm4, tmm6"),
@@ -232,8 +277,6 @@ macro_rules! products {
                     "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
                     "tilestored [{sums} + {sums_stride}*1 + 128], tmm2",
                     "tilestored [{sums} + {sums_stride}*1 + 192], tmm3",
-                    "tilerelease",
-                    config = in(reg) config,
                     adds = in(reg) u32::from(part.adds),
                     sums = in(reg) part.sums.at,
                     sums_stride = in(reg) part.sums.stride,
@@ -253,16 +296,12 @@ macro_rules! products {
             }
         }
 
-        /// Rows of two tiles with 32 columns, `steps` tiles of each. The second tile's rows are `SIDE` after the first's.
-        unsafe fn $square(config: &Config, part: &TileProduct, steps: usize) {
-            // Few registers are free: the sums' second rows take that of the configuration, and a count that of `adds`.
+        /// Rows of two tiles, as they are configured, with 32 columns, `steps` tiles of each. The second tile's rows are `SIDE` after the first's.
+        unsafe fn $square(part: &TileProduct, steps: usize) {
+            // Few registers are free: a count takes that of `adds`.
             // SAFETY: as above. What is asked for ahead need not be there.
             unsafe {
                 asm!(
-                    "ldtilecfg [{config}]",
-                    "mov {config}, {sums_stride}",
-                    "shl {config}, 4",
-                    "add {config}, {sums}",
                     "test {adds:e}, {adds:e}",
                     "jnz 2f",
                     "tilezero tmm0",
@@ -273,8 +312,8 @@ macro_rules! products {
                     "2:",
                     "tileloadd tmm0, [{sums} + {sums_stride}*1]",
                     "tileloadd tmm1, [{sums} + {sums_stride}*1 + 64]",
-                    "tileloadd tmm2, [{config} + {sums_stride}*1]",
-                    "tileloadd tmm3, [{config} + {sums_stride}*1 + 64]",
+                    "tileloadd tmm2, [{sums2} + {sums_stride}*1]",
+                    "tileloadd tmm3, [{sums2} + {sums_stride}*1 + 64]",
                     "3:",
                     "tileloadd tmm4, [{first} + {first_stride}*1]",
                     "tileloadd tmm6, [{second} + {second_stride}*1]",
@@ -301,10 +340,9 @@ macro_rules! products {
                     "jnz 3b",
                     "tilestored [{sums} + {sums_stride}*1], tmm0",
                     "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
-                    "tilestored [{config} + {sums_stride}*1], tmm2",
-                    "tilestored [{config} + {sums_stride}*1 + 64], tmm3",
-                    "tilerelease",
-                    config = inout(reg) config => _,
+                    "tilestored [{sums2} + {sums_stride}*1], tmm2",
+                    "tilestored [{sums2} + {sums_stride}*1 + 64], tmm3",
+                    sums2 = in(reg) part.sums.at.wrapping_add(SIDE * part.sums.stride),
                     adds = inout(reg) usize::from(part.adds) => _,
                     sums = in(reg) part.sums.at,
                     sums_stride = in(reg) part.sums.stride,
@@ -348,11 +386,11 @@ impl Width {
 /// Products of bf16, summed in f32.
 ///
 /// # Safety
-/// The tiles [are available](are_available). The width is one for so many rows; there are as many of the first operand and
+/// The width is one for so many rows; there are as many of the first operand and
 /// `steps` of the second, and room for the sums, which are written: all their columns, of so many rows.
-pub(crate) unsafe fn multiply_bf16(width: Width, rows: usize, part: TileProduct) {
+pub(crate) unsafe fn multiply_bf16(tiles: &mut Tiles, width: Width, rows: usize, part: TileProduct) {
     debug_assert!((1..=SIDE).contains(&rows) || width == Width::Two && (SIDE + 1..=2 * SIDE).contains(&rows));
-    let multiply: unsafe fn(&Config, &TileProduct, usize) = match width {
+    let multiply: unsafe fn(&TileProduct, usize) = match width {
         Width::One => narrow_bf16,
         Width::Two => square_bf16,
         Width::Four => wide_bf16,
@@ -362,13 +400,15 @@ pub(crate) unsafe fn multiply_bf16(width: Width, rows: usize, part: TileProduct)
     // SAFETY: the caller's promise.
     unsafe {
         if whole > 0 {
-            multiply(&Config::of(width, rows, SIDE), &part, whole);
+            tiles.configure(Shape { width, rows, steps: SIDE });
+            multiply(&part, whole);
         }
         if rest > 0 {
             // Tiles of what is left: shorter rows of the first operand, fewer of the second.
             let (first, second) = (part.first.skip(whole * ROW), part.second.skip(whole * SIDE * part.second.stride));
             let part = TileProduct { first, second, adds: part.adds || whole > 0, ahead: Ahead::NOTHING, ..part };
-            multiply(&Config::of(width, rows, rest), &part, 1);
+            tiles.configure(Shape { width, rows, steps: rest });
+            multiply(&part, 1);
         }
     }
 }
@@ -412,7 +452,7 @@ mod tests {
                     ahead: Ahead::NOTHING,
                 };
                 // SAFETY: they are available, and the operands are as long as they should be.
-                unsafe { multiply_bf16(width, rows, part) };
+                unsafe { multiply_bf16(&mut Tiles::new(), width, rows, part) };
                 for (row, sums) in sums.chunks(columns).enumerate() {
                     for (column, sum) in sums.iter().enumerate() {
                         if row == rows {

@@ -3,7 +3,7 @@
 
 use super::operands::Word;
 use super::{Block, PANEL, Start, tiles};
-use crate::simd::tiles::{Ahead, Matrix, ROW, SIDE, TileProduct, Width, multiply_bf16};
+use crate::simd::tiles::{Ahead, Matrix, ROW, SIDE, TileProduct, Tiles, Width, multiply_bf16};
 
 /// Words along the inner axis in a strip: 128 KiB of a panel, which the second cache holds beside the rows that meet it.
 /// Tiles take it from there; shorter strips would be read faster, but their sums would come and go more often.
@@ -22,6 +22,8 @@ impl<F: Word> Block<'_, F> {
         let super::Gemm { first, second, steps, bias, .. } = *self.gemm;
         let (firsts, seconds) = (first.words(), second.words());
         let ([row_apart, _], [second_step, second_panel]) = (first.apart(steps), second.apart(steps));
+        // SAFETY: only a machine that has tiles comes here, and nothing below uses them otherwise.
+        let mut own = unsafe { Tiles::new() };
         let begin = if bias.is_none() { Start::Zero } else { Start::There };
         for strip in (0..steps).step_by(STRIP) {
             let length = STRIP.min(steps - strip);
@@ -55,7 +57,7 @@ impl<F: Word> Block<'_, F> {
                             ahead: Ahead { at: ahead.cast(), lines },
                         };
                         ahead = ahead.wrapping_byte_add(length.div_ceil(SIDE) * lines * LINE);
-                        multiply_bf16(Width::of_rows(tile.len()), tile.len(), part);
+                        multiply_bf16(&mut own, Width::of_rows(tile.len()), tile.len(), part);
                     }
                 }
             }

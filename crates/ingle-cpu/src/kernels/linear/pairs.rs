@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::packed::{PANEL, pairs::padded};
 use crate::simd::Isa;
-use crate::simd::tiles::{self, Ahead, Matrix, TileProduct, Width, multiply_bf16};
+use crate::simd::tiles::{self, Ahead, Matrix, TileProduct, Tiles, Width, multiply_bf16};
 use crate::storage::CpuStorage;
 
 /// Pairs of the inner axis in a strip: 128 KiB of weights, which stay in the second cache while every tile meets them.
@@ -93,7 +93,12 @@ impl PanelKernel for Pairs<'_> {
 
 impl Pairs<'_> {
     /// With tiles: all of a panel's columns at once, so that it is read from its first byte to its last.
+    ///
+    /// # Safety
+    /// As of [`PanelKernel::panel`]; the machine has tiles.
     unsafe fn tiles(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        // SAFETY: the caller's promise; nothing below uses them otherwise.
+        let mut own = unsafe { Tiles::new() };
         let mut spare = MaybeUninit::<[[f32; PANEL]; tiles::SIDE]>::uninit();
         for strip in (0..self.pairs).step_by(STRIP) {
             let length = STRIP.min(self.pairs - strip);
@@ -119,7 +124,12 @@ impl Pairs<'_> {
                         ahead: Ahead::NOTHING,
                     };
                     if columns == PANEL {
-                        multiply_bf16(Width::Four, tile.len(), part(Matrix { at: out.cast(), stride: self.n * 4 }));
+                        multiply_bf16(
+                            &mut own,
+                            Width::Four,
+                            tile.len(),
+                            part(Matrix { at: out.cast(), stride: self.n * 4 }),
+                        );
                         continue;
                     }
                     let sums = spare.as_mut_ptr().cast::<f32>();
@@ -129,7 +139,12 @@ impl Pairs<'_> {
                             out.add(row * self.n).copy_to_nonoverlapping(sums.add(row * PANEL), columns);
                         }
                     }
-                    multiply_bf16(Width::Four, tile.len(), part(Matrix { at: sums.cast(), stride: PANEL * 4 }));
+                    multiply_bf16(
+                        &mut own,
+                        Width::Four,
+                        tile.len(),
+                        part(Matrix { at: sums.cast(), stride: PANEL * 4 }),
+                    );
                     for row in 0..tile.len() {
                         sums.add(row * PANEL).copy_to_nonoverlapping(out.add(row * self.n), columns);
                     }

@@ -3,7 +3,7 @@
 
 use super::Floats;
 use super::product::{COLUMNS, Product, Start};
-use crate::simd::tiles::{Ahead, Matrix, SIDE, TileProduct, Width, multiply_bf16};
+use crate::simd::tiles::{Ahead, Matrix, SIDE, TileProduct, Tiles, Width, multiply_bf16};
 use crate::simd::{Factor, Kernel, Simd};
 
 /// Lanes of a panel that are turned together.
@@ -34,6 +34,8 @@ impl<F: Floats> Kernel for Tiled<'_, F> {
             }
             return;
         }
+        // SAFETY: only a machine that has tiles comes here, and nothing below uses them otherwise.
+        let tiles = unsafe { &mut Tiles::new() };
         let mut turned = Turned([[0; TOGETHER]; SIDE]);
         for first in (0..product.rows).step_by(SIDE) {
             let rows = SIDE.min(product.rows - first);
@@ -42,7 +44,7 @@ impl<F: Floats> Kernel for Tiled<'_, F> {
                 let at = product.left.factors[product.left.at(first, 0)..].as_ptr().cast();
                 let left = Matrix { at, stride: product.left.row * size_of::<F::Factor>() };
                 // SAFETY: by the check above there are so many rows of so many lanes.
-                unsafe { product.multiply(left, (first, rows), (0, product.lanes)) };
+                unsafe { product.multiply(tiles, left, (first, rows), (0, product.lanes)) };
                 continue;
             }
             for lane in (0..product.lanes).step_by(TOGETHER) {
@@ -50,7 +52,7 @@ impl<F: Floats> Kernel for Tiled<'_, F> {
                 product.turn::<S>((first, rows), (lane, lanes), &mut turned);
                 let left = Matrix { at: turned.0.as_ptr().cast(), stride: size_of_val(&turned.0[0]) };
                 // SAFETY: they were turned just now.
-                unsafe { product.multiply(left, (first, rows), (lane, lanes)) };
+                unsafe { product.multiply(tiles, left, (first, rows), (lane, lanes)) };
             }
         }
     }
@@ -87,6 +89,7 @@ impl<F: Floats> Product<'_, F> {
     #[inline(always)]
     unsafe fn multiply(
         &mut self,
+        tiles: &mut Tiles,
         left: Matrix<*const u8>,
         (first, rows): (usize, usize),
         (lane, lanes): (usize, usize),
@@ -112,7 +115,7 @@ impl<F: Floats> Product<'_, F> {
                     adds: lane > 0 || self.sums.from == Start::There,
                     ahead: Ahead::NOTHING,
                 };
-                multiply_bf16(width, rows, part);
+                multiply_bf16(tiles, width, rows, part);
             }
             column += if width == Width::Four { 4 * SIDE } else { SIDE };
         }

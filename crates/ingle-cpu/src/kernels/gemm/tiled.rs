@@ -2,12 +2,8 @@
 //! The product with a panel by the tiles of AMX.
 
 use super::operands::Word;
-use super::{Block, PANEL, Start, tiles};
+use super::{Block, PANEL, Start, TILED_STRIP, tiles};
 use crate::simd::tiles::{Ahead, Matrix, ROW, SIDE, TileProduct, Tiles, Width, multiply_bf16};
-
-/// Words along the inner axis in a strip: 128 KiB of a panel, which the second cache holds beside the rows that meet it.
-/// Tiles take it from there; shorter strips would be read faster, but their sums would come and go more often.
-pub(super) const STRIP: usize = 512;
 
 /// Columns that rows of two tiles meet at a time.
 const COLUMNS: usize = 2 * SIDE;
@@ -18,15 +14,15 @@ const LINE: usize = 64;
 impl<F: Word> Block<'_, F> {
     /// Adds the products of tiles of rows with tiles of columns; those past the last that is wanted as well.
     pub(super) fn multiply_tiles(&self) {
-        const { assert!(PANEL == 2 * COLUMNS && STRIP.is_multiple_of(SIDE)) };
+        const { assert!(PANEL == 2 * COLUMNS && TILED_STRIP.is_multiple_of(SIDE)) };
         let super::Gemm { first, second, steps, bias, .. } = *self.gemm;
         let (firsts, seconds) = (first.words(), second.words());
         let ([row_apart, _], [second_step, second_panel]) = (first.apart(steps), second.apart(steps));
         // SAFETY: only a machine that has tiles comes here, and nothing below uses them otherwise.
         let mut own = unsafe { Tiles::new() };
         let begin = if bias.is_none() { Start::Zero } else { Start::There };
-        for strip in (0..steps).step_by(STRIP) {
-            let length = STRIP.min(steps - strip);
+        for strip in (0..steps).step_by(TILED_STRIP) {
+            let length = TILED_STRIP.min(steps - strip);
             // While the strip is met by tile after tile, they ask for what lies behind it, which is the next.
             let strip_bytes = 4 * length * second_step;
             let tiles_of_strip = self.rows.len().div_ceil(2 * SIDE) * (PANEL / COLUMNS) * length.div_ceil(SIDE);

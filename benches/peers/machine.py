@@ -28,7 +28,7 @@ def about(root: pathlib.Path, binary: pathlib.Path, python: pathlib.Path, args: 
         "cores": cores(),
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.release()}",
-        "instructions": _instructions(),
+        "instructions": instructions(),
         "threads": args.threads,
         "pairs": args.pairs,
         "repetitions": args.repetitions,
@@ -61,7 +61,7 @@ def _processor() -> str:
     return f"{fields['model name']} (family {fields.get('cpu family')}, model {fields.get('model')})"
 
 
-def _instructions() -> list[str]:
+def instructions() -> list[str]:
     """Those of the processor's vector instructions that kernels choose by."""
     flags = _fields("/proc/cpuinfo").get("flags", "").split()
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")

@@ -56,7 +56,11 @@ def environment(folder: pathlib.Path) -> pathlib.Path:
         return python
     say(f"installing the peers into {folder}; llama.cpp is compiled for this machine, which takes minutes")
     venv.create(folder, with_pip=True)
-    native = {**os.environ, "CMAKE_ARGS": f"-DGGML_NATIVE=ON {os.environ.get('CMAKE_ARGS', '')}"}
+    flags = "-DGGML_NATIVE=ON"
+    if "amx_tile" in machine.instructions():
+        # GCC drops stores to the configuration of AMX's tiles, and llama.cpp crashes: llama.cpp's pull request 26954.
+        flags += " '-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'"
+    native = {**os.environ, "CMAKE_ARGS": f"{flags} {os.environ.get('CMAKE_ARGS', '')}"}
     install = [python, "-m", "pip", "install", "--no-binary", "llama-cpp-python", "-r", HERE / "requirements.txt"]
     subprocess.run(install, env=native, check=True)
     return python

@@ -33,6 +33,9 @@ const STRIP: usize = 256;
 /// faster, but their sums would come and go more often.
 const TILED_STRIP: usize = 512;
 
+/// Bytes of a first operand that are turned to rows at a time: so few that they are met while a cache holds them.
+const TURNED: usize = 4 << 20;
+
 /// The most rows in a tile.
 const TILE: usize = 6;
 
@@ -81,11 +84,33 @@ fn of_words<F: Word>(
     }
     let steps = k.div_ceil(F::Factor::DEPTH);
     let tiled = multiplies_tiles::<F>(cx.isa);
-    let first = First::new::<F>(cx, x, tiled)?;
+    let (x, together) = if tiled && is_transposed(x.layout()) && x.packing().is_none() {
+        let together = (TURNED / (steps * size_of::<u32>()).max(1)).next_multiple_of(ROWS);
+        (x.rounded(cx)?.unwrap_or(x), together)
+    } else {
+        (x, m)
+    };
     let second = Second::new::<F>(cx, w, m)?;
-    let gemm = Gemm { multiplier, tiled, first: &first, second: &second, steps, n, bias };
-    gemm.check(m);
-    with_float!(op, output.dtype, T => cx.make::<T>(&output.shape, |out| gemm.run(cx, op, m, out)))
+    let mut x = Some(x);
+    with_float!(op, output.dtype, T => cx.make::<T>(&output.shape, |out| {
+        if out.is_empty() {
+            return Ok(());
+        }
+        for (number, out) in out.chunks_mut(together * n).enumerate() {
+            let (from, rows) = (number * together, out.len() / n);
+            // Where it is needed once, it may go once it is packed.
+            let own = match &mut x {
+                whole if rows == m => whole.take(),
+                some => some.as_ref().map(|x| x.clone().view(x.layout().slice(0, from, 1, rows))),
+            };
+            let Some(own) = own else { return Ok(()) };
+            let first = First::new::<F>(cx, own, tiled)?;
+            let gemm = Gemm { multiplier, tiled, first: &first, second: &second, steps, n, bias };
+            gemm.check(rows);
+            gemm.run(cx, op, rows, out)?;
+        }
+        Ok(())
+    }))
 }
 
 /// Whether the instruction set has products of whole tiles of such words.

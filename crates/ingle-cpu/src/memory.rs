@@ -176,10 +176,10 @@ impl State {
     }
 
     /// What may be cached: without being asked little; with a limit beyond that, what makes no more with live memory
-    /// than was live once and a sixteenth, for buffers of one size do not serve those of another.
+    /// than was live once and a thirty-second part, for buffers of one size do not serve those of another.
     fn room(&self) -> usize {
         let Memory { active, peak, .. } = self.memory;
-        let once_live = (peak + peak / 16).saturating_sub(active);
+        let once_live = (peak + peak / 32).saturating_sub(active);
         self.cache_limit.min(once_live.max(DEFAULT_CACHE_LIMIT))
     }
 

@@ -61,6 +61,20 @@ fn linear_rows_are_the_same_alone_and_together_good() {
 }
 
 #[test]
+fn a_product_is_the_same_however_its_first_operand_lies_ugly() {
+    // So long that its rows are turned in pieces, the last of them a few rows.
+    let (m, k, n) = (519, 8200, 40);
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let (a, b) = (tensor(&device, &[k, m], 1, DType::BF16), tensor(&device, &[k, n], 2, DType::BF16));
+        let across = a.permute(&[1, 0]).unwrap();
+        let rows =
+            Tensor::from_slice(&device, &across.to_f32_vec().unwrap(), [m, k]).unwrap().cast(DType::BF16).unwrap();
+        assert_eq!(bits(&across.matmul(&b).unwrap()), bits(&rows.matmul(&b).unwrap()), "{isa}");
+    }
+}
+
+#[test]
 fn linear_is_near_the_exact_product_good() {
     for isa in Isa::available() {
         for dtype in DType::FLOATS {

@@ -67,17 +67,25 @@ pub fn register_backend(backend: &'static dyn Backend) {
 /// [`Error::UnknownBackend`] for a name that is not registered; [`Error::BackendUnavailable`] for one that
 /// cannot run here.
 pub fn choose_backend(name: Option<&str>) -> Result<&'static dyn Backend> {
-    let Some(name) = name else {
-        return backends().into_iter().find(|backend| backend.probe().is_ok()).ok_or(Error::BackendUnavailable {
-            name: "any".into(),
-            reason: "no backend can run on this machine".into(),
-        });
-    };
+    let Some(name) = name else { return first_that_runs(backends()) };
     let backend = backend_named(name)?;
     match backend.probe() {
         Ok(_) => Ok(backend),
         Err(reason) => Err(Error::BackendUnavailable { name: name.into(), reason }),
     }
+}
+
+/// The first that can run here; or why each cannot.
+fn first_that_runs(backends: Vec<&'static dyn Backend>) -> Result<&'static dyn Backend> {
+    let mut reasons = vec![];
+    for backend in backends {
+        match backend.probe() {
+            Ok(_) => return Ok(backend),
+            Err(reason) => reasons.push(format!("{}: {reason}", backend.name())),
+        }
+    }
+    let reason = format!("no backend can run on this machine: {}", reasons.join("; "));
+    Err(Error::BackendUnavailable { name: "any".into(), reason })
 }
 
 /// The backend called `name`, whether or not it can run here: its [`Backend::load`] will tell.
@@ -115,5 +123,49 @@ impl Backend for Cpu {
     ) -> Result<Box<dyn TextModel>> {
         let device = Arc::new(CpuDevice::new(CpuOptions { threads: options.threads, ..CpuOptions::default() })?);
         Ok(Box::new(EngineModel::load(self.name(), files, device, options, progress)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cannot run anywhere.
+    struct Broken(&'static str);
+
+    impl Backend for Broken {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn probe(&self) -> Result<String, String> {
+            Err(format!("{} is not plugged in", self.0))
+        }
+
+        fn load(
+            &self,
+            _files: &ModelFiles,
+            _options: &LoadOptions,
+            _progress: &mut dyn FnMut(LoadProgress),
+        ) -> Result<Box<dyn TextModel>> {
+            Err(Error::BackendUnavailable { name: self.0.into(), reason: "it cannot run".into() })
+        }
+    }
+
+    #[test]
+    fn where_none_can_run_each_says_why_bad() {
+        let Err(error) = first_that_runs(vec![&Broken("abacus"), &Broken("loom")]) else {
+            panic!("one of them ran");
+        };
+        let error = error.to_string();
+        for part in ["abacus: abacus is not plugged in", "loom: loom is not plugged in"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_that_can_run_is_found_behind_one_that_cannot_good() {
+        let found = first_that_runs(vec![&Broken("abacus"), &Cpu]);
+        assert!(found.is_ok_and(|backend| backend.name() == "cpu"));
     }
 }

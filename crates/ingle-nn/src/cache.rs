@@ -216,12 +216,16 @@ impl KvCache {
                 }
             };
             let [keys, values] = layer.store.as_ref().ok_or(Error::CacheLost { layer: index })?;
+            let held = keys.shape()[0];
             // An earlier attempt may have got this far.
-            if keys.shape()[0] < slots {
+            if held < slots {
                 // Keys and values get memory of their own, so that each is its only handle and can be donated.
                 layer.store = Some([longer(keys)?, longer(values)?]);
-                // What was there before is of a size that nothing else has, and would be kept for nothing.
-                self.device.clear_cache();
+                // What was there before is of a size that nothing else has, and would be kept for nothing. Where nothing
+                // was, as in every step of a training, what the device keeps is what the step is about to use.
+                if held > 0 {
+                    self.device.clear_cache();
+                }
             }
         }
         self.groups[group].blocks = blocks;

@@ -20,6 +20,7 @@ use crate::layout::Layout;
 use crate::memory::Buffer;
 #[cfg(target_arch = "x86_64")]
 use crate::memory::Contents;
+use crate::simd::turned::{Words, turn};
 use crate::simd::{Kernel, Simd};
 
 /// Rows of a weight in a panel.
@@ -85,31 +86,19 @@ impl Kernel for Transpose<'_> {
         /// on.
         const AHEAD: usize = 8 * LINE;
         let Transpose { from, stride, to } = self;
-        if stride == 0 {
+        let rows = from.len().checked_div(stride).unwrap_or(0).min(PANEL);
+        if rows == 0 {
             return;
         }
-        let rows = (from.len() / stride).min(PANEL);
         for first in (0..stride).step_by(LINE) {
             let length = LINE.min(stride - first);
             let to = &mut to[first * PANEL..(first + length) * PANEL];
             for row in 0..rows {
                 S::prefetch(from.as_ptr().wrapping_add(row * stride + first + AHEAD).cast());
             }
-            let squares = if length == LINE { rows / S::LANES * S::LANES } else { 0 };
-            for row in (0..squares).step_by(S::LANES) {
-                for word in (0..LINE).step_by(S::LANES) {
-                    // SAFETY: below `dispatch`; these words of these rows are there, and columns of `to` for them.
-                    unsafe {
-                        let from = from.as_ptr().add(row * stride + first + word);
-                        S::turn(from, stride, to.as_mut_ptr().add(word * PANEL + row), PANEL);
-                    }
-                }
-            }
-            for row in squares..rows {
-                for (word, from) in from[row * stride + first..][..length].iter().enumerate() {
-                    to[word * PANEL + row] = *from;
-                }
-            }
+            let from = Words { at: from[first..].as_ptr(), apart: stride };
+            // SAFETY: below `dispatch`; these words of these rows are there, and columns of `to` for them.
+            unsafe { turn::<S>([rows, length], from, Words { at: to.as_mut_ptr(), apart: PANEL }) }
         }
     }
 }
@@ -123,7 +112,7 @@ mod tests {
     fn rows_become_columns_ugly() {
         for isa in Isa::available() {
             // Whole squares, and rows and words that are left over; none at all.
-            for (rows, stride) in [(64, 64), (64, 32), (50, 40), (3, 7), (17, 16), (0, 5), (5, 0)] {
+            for (rows, stride) in [(64, 64), (64, 32), (50, 40), (3, 7), (17, 16), (0, 50), (5, 0)] {
                 let from: Vec<u32> = (0..rows * stride).map(|word| word as u32 + 1).collect();
                 let mut to = vec![0; stride * PANEL];
                 isa.dispatch(Transpose { from: &from, stride, to: &mut to });

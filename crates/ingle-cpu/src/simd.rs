@@ -26,6 +26,7 @@ mod quads;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
+pub(crate) mod turned;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -113,35 +113,55 @@ struct Shape {
     steps: usize,
 }
 
-/// This thread's tiles, for products of bf16 that follow each other; released when dropped.
-pub(crate) struct Tiles {
-    configured: Option<Shape>,
+/// This thread's tiles, released when dropped.
+struct Own {
     /// Stays on its thread.
     _thread: PhantomData<*const u8>,
+}
+
+impl Own {
+    /// # Safety
+    /// The tiles [are available](are_available), and nothing else on this thread uses them as long as this lives.
+    unsafe fn new() -> Own {
+        Own { _thread: PhantomData }
+    }
+
+    /// Configures the tiles anew. What was in them is lost.
+    #[inline]
+    fn configure(&mut self, config: &Config) {
+        // SAFETY: the tiles are there, by the promise made at `new`, and hold nothing that anybody needs; a `Config` is
+        // one that they have.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) config, options(nostack, readonly)) }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // SAFETY: the tiles are there, by the promise made at `new`, and nobody needs what they hold.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+}
+
+/// This thread's tiles, for products of bf16 that follow each other.
+pub(crate) struct Tiles {
+    own: Own,
+    configured: Option<Shape>,
 }
 
 impl Tiles {
     /// # Safety
     /// The tiles [are available](are_available), and nothing else on this thread uses them as long as this lives.
     pub(crate) unsafe fn new() -> Tiles {
-        Tiles { configured: None, _thread: PhantomData }
+        // SAFETY: the caller's promise, passed on.
+        Tiles { own: unsafe { Own::new() }, configured: None }
     }
 
     #[inline]
     fn configure(&mut self, shape: Shape) {
         if self.configured != Some(shape) {
-            // SAFETY: the tiles are there, by the promise made at `new`, and hold nothing that anybody needs; the
-            // configuration is one that they have.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &Config::of(shape), options(nostack, readonly)) }
+            self.own.configure(&Config::of(shape));
             self.configured = Some(shape);
         }
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::packed::Packing;
 use crate::packed::{PANEL, panels};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Bf16Pairs;
+use crate::simd::turned::{Words, turn};
 use crate::simd::{Factor, Kernel, Simd, Source, Widened};
 use crate::storage::CpuStorage;
 
@@ -239,21 +240,9 @@ impl Kernel for Columnwise<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Columnwise { from, rows, to, apart } = self;
-        let steps = from.len() / PANEL;
-        let (square_rows, square_steps) = (rows / S::LANES * S::LANES, steps / S::LANES * S::LANES);
-        for row in 0..rows {
-            let squares = if row < square_rows { square_steps } else { 0 };
-            for step in (0..squares).step_by(S::LANES).filter(|_| row.is_multiple_of(S::LANES)) {
-                // SAFETY: below `dispatch`; the maker's promise.
-                unsafe {
-                    S::turn(from.as_ptr().add(step * PANEL + row), PANEL, to.get().add(row * apart + step), apart)
-                }
-            }
-            for step in squares..steps {
-                // SAFETY: the maker's promise.
-                unsafe { *to.get().add(row * apart + step) = from[step * PANEL + row] }
-            }
-        }
+        let from_steps = Words { at: from.as_ptr(), apart: PANEL };
+        // SAFETY: below `dispatch`; a panel has no fewer rows, and the maker vouches for the room.
+        unsafe { turn::<S>([from.len() / PANEL, rows], from_steps, Words { at: to.get(), apart }) }
     }
 }
 
@@ -427,19 +416,9 @@ impl Kernel for Turned<'_> {
         let Turned { from, to } = self;
         let words = from.len() / PANEL;
         let mut rows = [[0u32; TOGETHER]; PANEL];
-        let squares = words / S::LANES * S::LANES;
-        for word in (0..squares).step_by(S::LANES) {
-            for row in (0..PANEL).step_by(S::LANES) {
-                // SAFETY: below `dispatch`; these words of these rows are there, on either side.
-                unsafe {
-                    let to = rows.as_mut_ptr().cast::<u32>().add(row * TOGETHER + word);
-                    S::turn(from.as_ptr().add(word * PANEL + row), PANEL, to, TOGETHER);
-                }
-            }
-        }
-        for word in squares..words {
-            rows.iter_mut().zip(&from[word * PANEL..]).for_each(|(row, from)| row[word] = *from);
-        }
+        let from = Words { at: from.as_ptr(), apart: PANEL };
+        // SAFETY: below `dispatch`; there are so many words of a panel's rows, and no more than a row here has room for.
+        unsafe { turn::<S>([words, PANEL], from, Words { at: rows.as_mut_ptr().cast(), apart: TOGETHER }) }
         for (two, to) in rows.as_chunks::<2>().0.iter().zip(to.chunks_exact_mut(PANEL)) {
             let [first, second] = two.each_ref().map(|row| bytemuck::cast_slice::<u32, u16>(&row[..words]));
             let (to, rest) = to.split_at_mut(2 * words);

@@ -2,24 +2,22 @@
 //! Products of tiles of bytes, group by group: sums of 32-bit integers, which are exact.
 //!
 //! Sums leave the tiles after every group, and vectors take them on before the next rows come. To configure the tiles
-//! takes as long as several products do, so that the configuration alone outlasts a block of assembly here, and
-//! [`Configured`] sees to its end. What is in the tiles does not.
+//! takes as long as several products do, so that the configuration alone outlasts a block of assembly here, as
+//! long as [`Configured`] lives. What is in the tiles does not.
 
 use std::arch::asm;
-use std::marker::PhantomData;
 
-use super::{Config, Matrix, ROW, SIDE};
+use super::{Config, Matrix, Own, ROW, SIDE};
 use crate::packed::PANEL;
 
 /// Columns that rows of a tile meet at a time.
 pub(crate) const COLUMNS: usize = 2 * SIDE;
 
-/// The tiles of this thread as products of groups take them, until it is dropped.
+/// The tiles of this thread as products of groups take them.
 pub(crate) struct Configured {
+    own: Own,
     rows: usize,
     width: usize,
-    /// Stays on its thread.
-    _thread: PhantomData<*const u8>,
 }
 
 impl Configured {
@@ -29,7 +27,9 @@ impl Configured {
     /// The tiles [are available](super::are_available), and nothing else on this thread uses them as long as this
     /// lives. The group is of 16, 32 or a multiple of 64 bytes.
     pub(crate) unsafe fn new(rows: usize, group_size: usize) -> Self {
-        let configured = Configured { rows: rows.clamp(1, SIDE), width: group_size.min(ROW), _thread: PhantomData };
+        // SAFETY: the caller's promise, passed on.
+        let own = unsafe { Own::new() };
+        let mut configured = Configured { own, rows: rows.clamp(1, SIDE), width: group_size.min(ROW) };
         configured.load();
         configured
     }
@@ -44,21 +44,13 @@ impl Configured {
         }
     }
 
-    fn load(&self) {
+    fn load(&mut self) {
         let (rows, steps) = (self.rows, self.width / 4);
         let mut config = Config::new([rows, rows, rows, rows, rows, steps, steps, rows]);
         for first in [4, 7] {
             config.row_bytes[first] = self.width as u16;
         }
-        // SAFETY: the tiles are there and hold nothing that anybody needs; the configuration is one that they have.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) }
-    }
-}
-
-impl Drop for Configured {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        self.own.configure(&config);
     }
 }
 

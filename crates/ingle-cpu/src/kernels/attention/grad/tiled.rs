@@ -4,6 +4,7 @@
 use super::Floats;
 use super::product::{COLUMNS, Product, Start};
 use crate::simd::tiles::{Ahead, Matrix, SIDE, TileProduct, Tiles, Width, multiply_bf16};
+use crate::simd::turned::{Words, turn};
 use crate::simd::{Factor, Kernel, Simd};
 
 /// Lanes of a panel that are turned together.
@@ -64,21 +65,11 @@ impl<F: Floats> Product<'_, F> {
     fn turn<S: Simd>(&self, (first, rows): (usize, usize), (lane, lanes): (usize, usize), to: &mut Turned) {
         let words: &[u32] = bytemuck::cast_slice(&self.left.factors[self.left.at(first, lane)..]);
         let apart = self.left.lane / F::Factor::DEPTH;
-        let squares = if rows == SIDE { lanes / S::LANES * S::LANES } else { 0 };
-        for lane in (0..squares).step_by(S::LANES) {
-            for row in (0..SIDE).step_by(S::LANES) {
-                // SAFETY: below `dispatch`; these lanes of these rows are there, on either side.
-                unsafe {
-                    let to = to.0.as_mut_ptr().cast::<u32>().add(row * TOGETHER + lane);
-                    S::turn(words.as_ptr().add(lane * apart + row), apart, to, TOGETHER);
-                }
-            }
-        }
-        for lane in squares..lanes {
-            for row in 0..rows {
-                to.0[row][lane] = words[lane * apart + row];
-            }
-        }
+        // The bounds that turning relies on.
+        assert!(words.len() >= (lanes - 1) * apart + rows && lanes <= TOGETHER && rows <= SIDE);
+        let to = Words { at: to.0.as_mut_ptr().cast(), apart: TOGETHER };
+        // SAFETY: below `dispatch`; the lanes are there, and room for the rows.
+        unsafe { turn::<S>([lanes, rows], Words { at: words.as_ptr(), apart }, to) }
     }
 
     /// Adds the products of some lanes of rows, which `left` has, with all columns.

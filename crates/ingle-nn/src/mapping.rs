@@ -20,6 +20,9 @@ pub(crate) enum Content {
     Memory(Bytes),
 }
 
+/// Bytes of a part that is copied: a norm's weights, a row of scales.
+const SMALL: usize = 64 << 10;
+
 /// A memory-mapped file.
 #[derive(Clone, Debug)]
 pub(crate) struct Mapping(Arc<Mmap>);
@@ -50,9 +53,15 @@ impl Content {
         }
     }
 
-    /// A part of it. If it is mapped, its pages are given back when the last handle to the part drops.
+    /// A part of it. If it is mapped, its pages are given back when the last handle to the part drops; a small part is
+    /// copied, for it would keep a large page.
     pub fn part(&self, range: Range<usize>) -> Bytes {
         match self {
+            Content::Mapped(mapping) if range.end <= mapping.0.len() && range.len() <= SMALL => {
+                let part = Bytes::copy_from_slice(&mapping.0[range.start.min(range.end)..range.end]);
+                mapping.release(&range);
+                part
+            }
             Content::Mapped(mapping) if range.end <= mapping.0.len() && range.start < range.end => {
                 Bytes::from_owner(Part { mapping: mapping.clone(), range })
             }
@@ -69,14 +78,15 @@ impl Content {
 }
 
 impl Mapping {
-    /// Gives the pages that lie wholly within `range` back to the system: who reads them again has them read from
-    /// the file again.
+    /// Gives the pages of `range` back to the system, and those around it up to large pages: the system maps so many
+    /// at once where it has the file in large pages, those of a neighbour that was given back before among them. Who
+    /// reads them again has them read from the file again.
     #[cfg(unix)]
     fn release(&self, range: &Range<usize>) {
-        /// A multiple of the page size, as far as it is known without asking.
-        const PAGE: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
-        if start < end && end <= self.0.len() {
+        const LARGE_PAGE: usize = 2 << 20;
+        let (start, end) = (range.start / LARGE_PAGE * LARGE_PAGE, range.end.next_multiple_of(LARGE_PAGE));
+        let end = end.min(self.0.len());
+        if start < end {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the map is read-only, private and of a file, and begins at a page. Its pages hold nothing but
             // the file's content, so the system fills them with the same bytes when they are read again.
@@ -149,6 +159,18 @@ mod tests {
         // What is read again is the same.
         assert_eq!(read(&mapped.part(5..content.len() - 5)), sum);
         assert_eq!(mapped.bytes(), content);
+    }
+
+    #[test]
+    fn small_parts_keep_no_page_good() {
+        let content: Vec<u8> = (0..4 * SMALL).map(|i| (i / 7) as u8).collect();
+        let mapped = written(&content);
+        let file = mapped.bytes();
+        for (range, own) in [(3..SMALL + 3, true), (3..SMALL + 4, false)] {
+            let part = mapped.part(range.clone());
+            assert_eq!(part, content[range]);
+            assert_eq!(file.as_ptr_range().contains(&part.as_ptr()), !own);
+        }
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub(crate) fn linear(
         }
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
-            let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form)?;
+            let together = groups::rows_together(m, group_panels.form, cx.isa);
+            let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form, together)?;
             in_dtype(cx, "linear", output, |out| {
                 product.run(
                     cx,
@@ -141,6 +142,11 @@ pub(super) trait PanelKernel: Sync {
         ROWS
     }
 
+    /// Rows of `x` of which all or none belong to a unit of work.
+    fn rows_together(&self) -> usize {
+        1
+    }
+
     /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
     /// wanted.
     ///
@@ -166,8 +172,8 @@ impl Product<'_> {
             return Ok(());
         }
         // Units that are equally long, and enough of them for every thread.
-        let blocks = m.div_ceil(kernel.rows());
-        let rows = m.div_ceil(blocks);
+        let rows = m.div_ceil(m.div_ceil(kernel.rows())).next_multiple_of(kernel.rows_together());
+        let blocks = m.div_ceil(rows);
         let panels = panels(n);
         let threads = cx.pool.threads();
         let panel_bytes = kernel.panel_bytes().max(1);

@@ -18,7 +18,7 @@ use ingle_tensor::{GroupForm, Offsets};
 pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
 
-use super::{PanelKernel, Product, ROWS, Start, tiles};
+use super::{PanelKernel, Product, Start, tiles};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
@@ -29,6 +29,16 @@ const GROUPS: usize = BLOCK / 16;
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
 
+/// How many of `m` rows [`QuantisedRows`] has to lay together to meet weights of a form.
+pub(super) fn rows_together(m: usize, form: GroupForm, isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if tiled::is_faster(m, form, isa) {
+        return crate::simd::tiles::SIDE;
+    }
+    let _ = (m, form, isa);
+    1
+}
+
 /// A product of rounded rows with a packed quantised weight.
 pub(super) struct Groups<'a> {
     rows: &'a QuantisedRows,
@@ -37,12 +47,12 @@ pub(super) struct Groups<'a> {
     n: usize,
     isa: Isa,
     start: Start,
-    /// The most rows in a unit of work by tiles, if it is done by tiles.
-    tiled: Option<usize>,
+    /// Whether it is done by tiles.
+    tiled: bool,
 }
 
 impl<'a> Groups<'a> {
-    /// The weight is packed, of the product's `n` rows.
+    /// The weight is packed, of the product's `n` rows. The rows lie [together](rows_together) as it wants them.
     pub(super) fn new(
         rows: &'a QuantisedRows,
         weight: &'a [u8],
@@ -56,11 +66,8 @@ impl<'a> Groups<'a> {
         // The bounds that the kernel relies on.
         assert_eq!(rows.k, panels.k, "x and the weight differ in length");
         assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
-        #[cfg(target_arch = "x86_64")]
-        let tiled = tiled::rows(m, panels.form, isa);
-        #[cfg(not(target_arch = "x86_64"))]
-        let (tiled, _) = (None, m);
-        Groups { rows, weight, panels, n, isa, start, tiled }
+        assert_eq!(rows.together(), rows_together(m, panels.form, isa), "the rows lie otherwise");
+        Groups { rows, weight, panels, n, isa, start, tiled: rows.together() > 1 }
     }
 }
 
@@ -82,13 +89,13 @@ impl PanelKernel for Groups<'_> {
         self.start
     }
 
-    fn rows(&self) -> usize {
-        self.tiled.unwrap_or(ROWS)
+    fn rows_together(&self) -> usize {
+        self.rows.together()
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         #[cfg(target_arch = "x86_64")]
-        if self.tiled.is_some() {
+        if self.tiled {
             // SAFETY: the caller's promise; only with an instruction set that has tiles does this say so.
             return unsafe { self.tiled(panel, rows, columns, out) };
         }

@@ -7,8 +7,7 @@
 
 use std::arch::asm;
 
-use super::{Config, Matrix, Own, ROW, SIDE};
-use crate::packed::PANEL;
+use super::{Config, Own, ROW, SIDE};
 
 /// Columns that rows of a tile meet at a time.
 pub(crate) const COLUMNS: usize = 2 * SIDE;
@@ -57,9 +56,10 @@ impl Configured {
 /// The products of the rows with [`COLUMNS`] columns, of some groups apart from each other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupProducts {
-    /// Rows of signed bytes, each group after the one before.
-    pub(crate) first: Matrix<*const u8>,
-    /// Steps of four bytes of each column of a panel, each group after the one before.
+    /// Signed bytes, up to [`ROW`] of them of each of [`SIDE`] rows, and the next group's, or the same group's next ones,
+    /// behind.
+    pub(crate) first: *const u8,
+    /// Steps of four bytes of each column, each group after the one before.
     pub(crate) second: *const u8,
     pub(crate) groups: usize,
     pub(crate) group_size: usize,
@@ -76,8 +76,8 @@ const SUMS: usize = size_of::<GroupSums>();
 /// Bytes of a row of them.
 const SUMS_ROW: usize = size_of::<[i32; COLUMNS]>();
 
-/// Bytes of a step of a panel.
-const STEP: usize = 4 * PANEL;
+/// Bytes of a step of the columns.
+const STEP: usize = 4 * COLUMNS;
 
 /// Bytes of a step's columns that fill a tile's rows, and of that many steps.
 const TILE: usize = SIDE * STEP;
@@ -105,13 +105,13 @@ macro_rules! products {
                     // A group of two tiles.
                     "cmp {group}, 128",
                     "jne 3f",
-                    "tileloadd tmm4, [{first} + {first_stride}*1 + 64]",
+                    "tileloadd tmm4, [{first} + {first_stride}*1 + {next}]",
                     "tileloadd tmm5, [{second} + {second_stride}*1 + {tile}]",
                     "tileloadd tmm6, [{second} + {second_stride}*1 + {tile} + 64]",
                     concat!($product, " tmm0, tmm4, tmm5"),
                     concat!($product, " tmm1, tmm4, tmm6"),
                     "3:",
-                    "add {first}, {group}",
+                    "add {first}, {first_group}",
                     "add {second}, {second_group}",
                     "tileloadd tmm7, [{first} + {first_stride}*1]",
                     "tileloadd tmm5, [{second} + {second_stride}*1]",
@@ -124,23 +124,24 @@ macro_rules! products {
                     "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
                     "cmp {group}, 128",
                     "jne 3f",
-                    "tileloadd tmm7, [{first} + {first_stride}*1 + 64]",
+                    "tileloadd tmm7, [{first} + {first_stride}*1 + {next}]",
                     "tileloadd tmm5, [{second} + {second_stride}*1 + {tile}]",
                     "tileloadd tmm6, [{second} + {second_stride}*1 + {tile} + 64]",
                     concat!($product, " tmm2, tmm7, tmm5"),
                     concat!($product, " tmm3, tmm7, tmm6"),
                     "3:",
-                    "add {first}, {group}",
+                    "add {first}, {first_group}",
                     "add {second}, {second_group}",
                     "add {sums}, 2 * {before}",
                     "dec {pairs}",
                     "jnz 2b",
                     "tilestored [{sums} + {sums_stride}*1 - {before}], tmm2",
                     "tilestored [{sums} + {sums_stride}*1 - {before} + 64], tmm3",
-                    first = inout(reg) part.first.at => _,
-                    first_stride = in(reg) part.first.stride,
+                    first = inout(reg) part.first => _,
+                    first_stride = in(reg) part.group_size.min(ROW),
                     second = inout(reg) part.second => _,
                     second_stride = in(reg) STEP,
+                    first_group = in(reg) part.group_size * SIDE,
                     group = in(reg) part.group_size,
                     second_group = in(reg) part.group_size / 4 * STEP,
                     sums = inout(reg) part.sums => _,
@@ -148,6 +149,7 @@ macro_rules! products {
                     pairs = inout(reg) pairs => _,
                     before = const SUMS,
                     tile = const TILE,
+                    next = const SIDE * ROW,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -169,20 +171,21 @@ macro_rules! products {
                     "tileloadd tmm6, [{second} + {second_stride}*1 + 64]",
                     concat!($product, " tmm0, tmm4, tmm5"),
                     concat!($product, " tmm1, tmm4, tmm6"),
-                    "add {first}, 64",
+                    "add {first}, {next}",
                     "add {second}, {tile}",
                     "dec {tiles}",
                     "jnz 2b",
                     "tilestored [{sums} + {sums_stride}*1], tmm0",
                     "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
-                    first = inout(reg) part.first.at => _,
-                    first_stride = in(reg) part.first.stride,
+                    first = inout(reg) part.first => _,
+                    first_stride = in(reg) part.group_size.min(ROW),
                     second = inout(reg) part.second => _,
                     second_stride = in(reg) STEP,
                     tiles = inout(reg) part.group_size.div_ceil(ROW) => _,
                     sums = in(reg) part.sums,
                     sums_stride = in(reg) SUMS_ROW,
                     tile = const TILE,
+                    next = const SIDE * ROW,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -199,9 +202,8 @@ impl Configured {
     /// Computes the sums. The second operand is of signed bytes if `SIGNED`, else of unsigned ones.
     ///
     /// # Safety
-    /// As many rows as configured are there of the first operand, and a panel's columns from some on, at least
-    /// [`COLUMNS`] of them, of the second; both hold the groups, whose size is as configured and at most 128. There is
-    /// room for the sums, and for those of a group before.
+    /// As many rows as configured are there of the first operand, and [`COLUMNS`] of the second; both hold the groups,
+    /// whose size is as configured and at most 128. There is room for the sums, and for those of a group before.
     #[inline(always)]
     pub(crate) unsafe fn multiply<const SIGNED: bool>(&self, part: GroupProducts) {
         let pairs = part.groups / 2;
@@ -212,7 +214,7 @@ impl Configured {
             }
             if part.groups % 2 == 1 {
                 let (last, before) = (2 * pairs, 2 * pairs * part.group_size);
-                let first = part.first.skip(before);
+                let first = part.first.wrapping_add(before * SIDE);
                 let second = part.second.wrapping_add(before / 4 * STEP);
                 let part = GroupProducts { first, second, sums: part.sums.add(last), ..part };
                 if SIGNED { signed_one(&part) } else { unsigned_one(&part) }
@@ -235,30 +237,31 @@ mod tests {
         let byte = |i: usize| (i * 7919 % 251) as u8;
         for (group_size, groups) in [(16, 16), (32, 1), (32, 7), (64, 4), (128, 1), (128, 2)] {
             let k = group_size * groups;
+            let part = group_size.min(ROW);
             let first: Vec<u8> = (0..SIDE * k).map(byte).collect();
-            let second: Vec<u8> = (0..PANEL * k).map(|i| byte(i + 5)).collect();
+            let second: Vec<u8> = (0..COLUMNS * k).map(|i| byte(i + 5)).collect();
             // SAFETY: they are available, and no test uses them otherwise meanwhile on this thread.
             let mut tiles = unsafe { Configured::new(SIDE, group_size) };
-            for (rows, column) in [(SIDE, 0), (7, COLUMNS), (1, 0)] {
+            for rows in [SIDE, 7, 1] {
                 tiles.set_rows(rows);
                 for signed in [true, false] {
                     let mut sums = vec![[[i32::MIN; COLUMNS]; SIDE]; 1 + groups];
-                    let part = GroupProducts {
-                        first: Matrix { at: first.as_ptr(), stride: k },
-                        second: second[4 * column..].as_ptr(),
+                    let product = GroupProducts {
+                        first: first.as_ptr(),
+                        second: second.as_ptr(),
                         groups,
                         group_size,
                         sums: sums.as_mut_ptr().wrapping_add(1),
                     };
                     // SAFETY: the operands are as long as they should be.
-                    unsafe { if signed { tiles.multiply::<true>(part) } else { tiles.multiply::<false>(part) } };
+                    unsafe { if signed { tiles.multiply::<true>(product) } else { tiles.multiply::<false>(product) } };
                     for (group, sums) in sums[1..].iter().enumerate() {
                         for (row, sums) in sums.iter().enumerate() {
                             for (c, &sum) in sums.iter().enumerate() {
                                 let term = |i: usize| {
-                                    let weight = second[i / 4 * STEP + 4 * (column + c) + i % 4];
+                                    let weight = second[i / 4 * STEP + 4 * c + i % 4];
                                     let weight = if signed { i32::from(weight as i8) } else { i32::from(weight) };
-                                    i32::from(first[row * k + i] as i8) * weight
+                                    i32::from(first[(i / part * SIDE + row) * part + i % part] as i8) * weight
                                 };
                                 let expected: i32 = (group * group_size..(group + 1) * group_size).map(term).sum();
                                 let expected = if row < rows { expected } else { i32::MIN };

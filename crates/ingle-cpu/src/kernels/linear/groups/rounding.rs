@@ -11,15 +11,29 @@ use crate::simd::{QuadKernel, Quads, Simd};
 pub(in crate::kernels::linear) struct QuantisedRows {
     /// The parts of [`Rounded`] one after another: quants of `m` rows, then the numbers of the groups of `m` rows.
     memory: Buffer,
-    m: usize,
     pub(super) k: usize,
-    group_size: usize,
     /// Groups of a row.
     pub(super) groups: usize,
+    lie: Lie,
 }
+
+/// How the quants and numbers of rows lie.
+#[derive(Clone, Copy)]
+struct Lie {
+    m: usize,
+    k: usize,
+    group_size: usize,
+    groups: usize,
+    /// Rows whose parts lie together: those of a tile, or one.
+    together: usize,
+}
+
+/// The most quants in a part of a row.
+const PART: usize = 64;
 
 /// The quants from some row and group on, and the numbers of its groups.
 pub(super) struct Rounded {
+    /// Row by row; or of the rows that lie together the first part, row by row, then the next.
     pub(super) quants: *const u8,
     /// What a step of the quants stands for.
     pub(super) scales: *const f32,
@@ -36,41 +50,62 @@ pub(super) struct Rounded {
 const NUMBERS: usize = 4;
 
 impl QuantisedRows {
-    /// Rounds `x [m, k]` group by group, to meet weights of a form.
+    /// Rounds `x [m, k]` group by group, to meet weights of a form. The parts of `together` rows lie together.
     pub(in crate::kernels::linear) fn new(
         cx: &Context,
         x: &[f32],
         [m, k]: [usize; 2],
         GroupForm { group_size, zero, .. }: GroupForm,
+        together: usize,
     ) -> Result<Self> {
-        let groups = k / group_size;
-        let bytes = m * k + NUMBERS * m * groups * size_of::<u32>();
-        let mut rows = QuantisedRows { memory: cx.buffer::<u8>(bytes, Contents::Anything)?, m, k, group_size, groups };
-        let memory = Pointer(elements_mut::<u8>(&mut rows.memory).as_mut_ptr());
+        let lie = Lie { m, k, group_size, groups: k / group_size, together };
+        let mut memory = cx.buffer::<u8>(lie.bytes(), Contents::Anything)?;
+        let to = Pointer(elements_mut::<u8>(&mut memory).as_mut_ptr());
         cx.parallel("linear", (m, m * k), |row| {
-            let to = Rounded::new(memory.get(), [m, k, groups], [row, 0], group_size);
-            cx.isa.dispatch_quads(Round { x: &x[row * k..(row + 1) * k], group_size, zero: i32::from(zero), to });
+            let to = lie.at(to.get(), row, 0);
+            cx.isa.dispatch_quads(Round { x: &x[row * k..(row + 1) * k], lie, zero: i32::from(zero), to });
         })?;
-        Ok(rows)
+        Ok(QuantisedRows { memory, k, groups: lie.groups, lie })
+    }
+
+    /// How many rows lie together.
+    pub(super) fn together(&self) -> usize {
+        self.lie.together
     }
 
     /// What was made of row `row` from its group `group` on.
     #[inline(always)]
     pub(super) fn from(&self, row: usize, group: usize) -> Rounded {
-        let QuantisedRows { m, k, group_size, groups, .. } = *self;
-        Rounded::new(self.memory.bytes().as_ptr(), [m, k, groups], [row, group], group_size)
+        self.lie.at(self.memory.bytes().as_ptr(), row, group)
     }
 }
 
-impl Rounded {
-    /// Where the numbers of `[row, group]` are in the memory of `[m, k, groups]`.
+impl Lie {
+    /// Bytes of the quants: those of rows that lie together with others that are there as well.
+    fn quants(&self) -> usize {
+        self.m.next_multiple_of(self.together) * self.k
+    }
+
+    fn bytes(&self) -> usize {
+        self.quants() + NUMBERS * self.m * self.groups * size_of::<u32>()
+    }
+
+    /// Quants in a part of a row.
     #[inline(always)]
-    fn new(memory: *const u8, [m, k, groups]: [usize; 3], [row, group]: [usize; 2], group_size: usize) -> Self {
+    fn part(&self) -> usize {
+        self.group_size.min(PART)
+    }
+
+    /// Where the numbers of a row are from a group on.
+    #[inline(always)]
+    fn at(&self, memory: *const u8, row: usize, group: usize) -> Rounded {
+        let Lie { m, k, group_size, groups, together } = *self;
         // Groups are whole registers, so that what follows the quants is aligned.
-        let numbers = memory.wrapping_add(m * k).cast::<u32>();
+        let numbers = memory.wrapping_add(self.quants()).cast::<u32>();
         let numbers = |which: usize| numbers.wrapping_add((which * m + row) * groups + group);
+        let (first, behind) = (row - row % together, row % together);
         Rounded {
-            quants: memory.wrapping_add(row * k + group * group_size),
+            quants: memory.wrapping_add(first * k + group * group_size * together + behind * self.part()),
             scales: numbers(0).cast(),
             totals: numbers(1).cast(),
             starts: numbers(2).cast(),
@@ -82,7 +117,7 @@ impl Rounded {
 /// One row, to be rounded. Made only with a `to` in memory that may be written.
 struct Round<'a> {
     x: &'a [f32],
-    group_size: usize,
+    lie: Lie,
     zero: i32,
     to: Rounded,
 }
@@ -92,9 +127,10 @@ impl QuadKernel for Round<'_> {
 
     #[inline(always)]
     fn run<Q: Quads>(self) {
-        let Round { x, group_size, zero, to } = self;
+        let Round { x, lie, zero, to } = self;
+        let (group_size, part) = (lie.group_size, lie.part());
+        let mut quants = to.quants.cast_mut().cast::<i8>();
         for (group, x) in x.chunks_exact(group_size).enumerate() {
-            let quants = to.quants.wrapping_add(group * group_size).cast_mut().cast::<i8>();
             // SAFETY: below `dispatch_quads`; groups are whole registers, and there is room for what is made of them.
             unsafe {
                 let mut largest = Q::splat(0);
@@ -108,12 +144,15 @@ impl QuadKernel for Round<'_> {
                 // Next to nothing, which no quant stands for, or not finite.
                 let steps = Q::Floats::splat(if steps.is_finite() { steps } else { 0.0 });
                 let mut total = Q::splat(0);
-                at = 0;
-                while at < group_size {
-                    let rounded = Q::round(Q::Floats::mul(Q::Floats::load(x.as_ptr().add(at)), steps));
-                    Q::store_bytes(quants.add(at), rounded);
-                    total = Q::add(total, rounded);
-                    at += Q::Floats::LANES;
+                for x in x.chunks_exact(part) {
+                    at = 0;
+                    while at < part {
+                        let rounded = Q::round(Q::Floats::mul(Q::Floats::load(x.as_ptr().add(at)), steps));
+                        Q::store_bytes(quants.add(at), rounded);
+                        total = Q::add(total, rounded);
+                        at += Q::Floats::LANES;
+                    }
+                    quants = quants.wrapping_add(part * lie.together);
                 }
                 let total = Q::total(total);
                 // What is not finite must not vanish.

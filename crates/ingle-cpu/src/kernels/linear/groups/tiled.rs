@@ -3,7 +3,10 @@
 //!
 //! The tiles give the integer sums of each group; vectors make floats of them as everywhere else, in the same order,
 //! so that the bits are the same. The two take turns: interleaved, they took as long as one after the other, or longer,
-//! as if vectors had but one of their two ports while tiles are at work.
+//! as if vectors had but one of their two ports while tiles are at work, and the sums of two turns leave the first cache.
+//!
+//! What both work on has to stay in the first cache, whose 48 KiB hold the quants of half a panel's block, a tile's rows
+//! and the sums of their groups, if each lies in one piece: so the quants are laid out by halves, and rows by tiles.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,48 +16,57 @@ use ingle_tensor::{GroupForm, Offsets};
 use super::rounding::Rounded;
 use super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, GroupPanels};
+use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS};
+use crate::simd::tiles::SIDE;
 use crate::simd::tiles::quads::{COLUMNS, Configured, GroupProducts, GroupSums};
-use crate::simd::tiles::{Matrix, SIDE};
 use crate::simd::{Isa, Kernel, Simd};
 
 /// Groups below this size leave so little to each product that the dot product of quads is as fast: sums are moved for
 /// most of the time.
 const SMALLEST_GROUP: usize = 32;
 
-/// Rows whose sums are scaled together: with all columns that a tile's rows meet at a time, as many as registers hold.
-const TOGETHER: usize = 8;
+/// Rows whose sums are scaled together, over all groups of a block: their registers need no loop over the groups. More
+/// rows are slower.
+const TOGETHER: usize = 2;
 
 /// Vectors across.
 const WIDTH: usize = 2;
-
-/// The most rows in a unit of work. More are a little slower: their part of `x` and of the outputs leaves less of the
-/// caches to the sums.
-const ROWS: usize = 128;
 
 /// The integer sums of a tile's rows with some columns, for each group of a block, and room for a group before, as
 /// [`Configured::multiply`] wants it.
 #[repr(align(64))]
 struct Sums([GroupSums; 1 + BLOCK / SMALLEST_GROUP]);
 
-impl Sums {
-    const EMPTY: Sums = Sums([[[0; COLUMNS]; SIDE]; 1 + BLOCK / SMALLEST_GROUP]);
+/// What tiles work on, of a block. The first cache holds it beside the rows that come: the quants of all columns would
+/// not fit, and so each part's columns meet all rows before the next part's.
+#[repr(align(64))]
+struct Work {
+    /// For each part of [`COLUMNS`] the steps one behind the other, signed.
+    quants: [[[u8; 4 * COLUMNS]; BLOCK / 4]; PANEL / COLUMNS],
+    sums: Sums,
+}
+
+impl Work {
+    const EMPTY: Work = Work {
+        quants: [[[0; 4 * COLUMNS]; BLOCK / 4]; PANEL / COLUMNS],
+        sums: Sums([[[0; COLUMNS]; SIDE]; 1 + BLOCK / SMALLEST_GROUP]),
+    };
 }
 
 thread_local! {
     /// Each thread's own, so that it is not cleared for every panel.
-    static SUMS: RefCell<Box<Sums>> = RefCell::new(Box::new(Sums::EMPTY));
+    static WORK: RefCell<Box<Work>> = RefCell::new(Box::new(Work::EMPTY));
 }
 
-/// The most rows in a unit of work, if tiles are faster for so many rows of a form.
-pub(super) fn rows(rows: usize, form: GroupForm, isa: Isa) -> Option<usize> {
+/// Whether tiles are faster for so many rows that meet a form.
+pub(super) fn is_faster(rows: usize, form: GroupForm, isa: Isa) -> bool {
     // Fewer rows do not make up for quants that are laid out in memory first.
     let least = match form {
         GroupForm { group_size: 64.., bits: ..8, .. } => 12,
         GroupForm { group_size: SMALLEST_GROUP.., .. } => 32,
-        _ => return None,
+        _ => return false,
     };
-    (isa == Isa::Amx && rows >= least).then_some(ROWS)
+    isa == Isa::Amx && rows >= least
 }
 
 impl Groups<'_> {
@@ -64,8 +76,8 @@ impl Groups<'_> {
     /// As there; the machine has tiles.
     pub(super) unsafe fn tiled(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         STRIP_MEMORY.with_borrow_mut(|strip| {
-            SUMS.with_borrow_mut(|sums| {
-                let panel = Panel { product: self, strip, sums, panel, rows, columns, out };
+            WORK.with_borrow_mut(|work| {
+                let panel = Panel { product: self, strip, work, panel, rows, columns, out };
                 // SAFETY: the caller's promise.
                 unsafe { self.isa.dispatch_tiles(panel) }
             });
@@ -77,7 +89,7 @@ impl Groups<'_> {
 struct Panel<'a> {
     product: &'a Groups<'a>,
     strip: &'a mut Strip,
-    sums: &'a mut Sums,
+    work: &'a mut Work,
     panel: usize,
     rows: Range<usize>,
     columns: usize,
@@ -103,23 +115,23 @@ impl Panel<'_> {
     #[inline(always)]
     fn strips<S: Simd, const OFFSETS: bool, const SIGNED: bool>(self) {
         const { assert!(WIDTH * S::LANES == COLUMNS) };
-        let Panel { product, strip, sums, panel, rows, columns, out } = self;
+        let Panel { product, strip, work, panel, rows, columns, out } = self;
         let panels = &product.panels;
         let group_size = panels.form.group_size;
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
-        let halves = columns.div_ceil(COLUMNS);
-        let jobs = rows.len().div_ceil(SIDE) * halves;
+        let tiles_of_rows = rows.len().div_ceil(SIDE);
+        let jobs = columns.div_ceil(COLUMNS) * tiles_of_rows;
         // SAFETY: the machine has tiles, nothing below uses them otherwise, and groups are of 16, 32, 64 or 128.
         let mut tiles = unsafe { Configured::new(rows.len().min(SIDE), group_size) };
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
             strip.read_scales::<S>(panels, block, packed);
-            strip.unpack_signed::<S>(panels, block.len, &packed[block.header..]);
+            work.lay_out::<S>(strip, panels, block.len, &packed[block.header..]);
             let first = at * BLOCK / group_size;
-            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, jobs * SIDE / TOGETHER * block.groups);
+            let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, jobs * SIDE / TOGETHER);
             let strip = &*strip;
             for job in 0..jobs {
-                let (row, column) = (job / halves * SIDE, job % halves * COLUMNS);
+                let (part_of_columns, row) = (job / tiles_of_rows, job % tiles_of_rows * SIDE);
                 let part = Part {
                     product,
                     strip,
@@ -132,7 +144,10 @@ impl Panel<'_> {
                     // SAFETY: the tile lies inside the outputs that the panel holds.
                     out: unsafe { out.add(row * product.n) },
                 };
-                let mut job = Job { part, rows: SIDE.min(rows.len() - row), column, sums };
+                let Work { quants, sums } = &mut *work;
+                let quants = quants[part_of_columns].as_flattened();
+                let column = part_of_columns * COLUMNS;
+                let mut job = Job { part, rows: SIDE.min(rows.len() - row), column, quants, sums };
                 tiles.set_rows(job.rows);
                 // SAFETY: below `dispatch_tiles`, which has what either takes; the tiles are configured for the rows.
                 unsafe {
@@ -149,6 +164,8 @@ struct Job<'a> {
     part: Part<'a>,
     rows: usize,
     column: usize,
+    /// Those of the columns.
+    quants: &'a [u8],
     sums: &'a mut Sums,
 }
 
@@ -156,15 +173,12 @@ impl Job<'_> {
     /// Computes the integer sums.
     #[inline(always)]
     unsafe fn multiply<const SIGNED: bool>(&mut self, tiles: &Configured) {
-        let Job { part, column, sums, .. } = self;
-        // SAFETY: the rows and groups lie inside the buffers, the columns inside the strip, the sums inside their room.
+        let Job { part, quants, sums, .. } = self;
+        // SAFETY: the rows and groups lie inside the buffers, the quants are those of a block, the sums inside their room.
         unsafe {
             tiles.multiply::<SIGNED>(GroupProducts {
-                first: Matrix {
-                    at: part.product.rows.from(part.first, part.groups.start).quants,
-                    stride: part.product.rows.k,
-                },
-                second: part.strip.quants.as_ptr().add(4 * *column),
+                first: part.product.rows.from(part.first, part.groups.start).quants,
+                second: quants.as_ptr(),
                 groups: part.groups.len(),
                 group_size: part.product.panels.form.group_size,
                 sums: sums.0.as_mut_ptr().add(1),
@@ -175,33 +189,46 @@ impl Job<'_> {
     /// Scales the sums and adds them up.
     #[inline(always)]
     unsafe fn add_all<S: Simd, const OFFSETS: bool>(&self) {
-        let mut row = 0;
-        while row < self.rows {
-            // SAFETY: the caller's promise.
-            row += unsafe {
-                match self.rows - row {
-                    TOGETHER.. => self.add::<S, OFFSETS, TOGETHER>(row),
-                    4.. => self.add::<S, OFFSETS, 4>(row),
-                    2.. => self.add::<S, OFFSETS, 2>(row),
-                    _ => self.add::<S, OFFSETS, 1>(row),
-                }
-            };
+        // SAFETY: the caller's promise.
+        unsafe {
+            // A number that the compiler knows, as most blocks have it.
+            match self.part.groups.len() {
+                8 => self.add_rows::<S, OFFSETS>(8),
+                4 => self.add_rows::<S, OFFSETS>(4),
+                groups => self.add_rows::<S, OFFSETS>(groups),
+            }
         }
     }
 
-    /// In the order of [`Part::product`]. Returns how many rows it took.
     #[inline(always)]
-    unsafe fn add<S: Simd, const OFFSETS: bool, const R: usize>(&self, row: usize) -> usize {
+    unsafe fn add_rows<S: Simd, const OFFSETS: bool>(&self, groups: usize) {
+        let mut row = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while row + TOGETHER <= self.rows {
+                self.add::<S, OFFSETS, TOGETHER>(row, groups);
+                row += TOGETHER;
+            }
+            while row < self.rows {
+                self.add::<S, OFFSETS, 1>(row, groups);
+                row += 1;
+            }
+        }
+    }
+
+    /// In the order of [`Part::product`].
+    #[inline(always)]
+    unsafe fn add<S: Simd, const OFFSETS: bool, const R: usize>(&self, row: usize, groups: usize) {
         let Job { part, column, sums, .. } = self;
         let (column, rows) = (*column, part.product.rows);
+        part.ahead.step::<S>();
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip and the sums.
         unsafe {
             let Rounded { scales, sums: x_sums, .. } = rows.from(part.first + row, part.groups.start);
             let sums = sums.0.as_ptr().add(1).cast::<i32>().add(row * COLUMNS);
             // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.
             let mut totals = [[S::splat(0.0); WIDTH]; R];
-            for group in 0..part.groups.len() {
-                part.ahead.step::<S>();
+            for group in 0..groups {
                 for c in 0..WIDTH {
                     let place = group * PANEL + column + c * S::LANES;
                     let scale = S::load(part.strip.scales.as_ptr().add(place));
@@ -233,26 +260,32 @@ impl Job<'_> {
                 }
             }
         }
-        R
     }
 }
 
-impl Strip {
-    /// Unpacks the quants of a block, less what stands for zero: signed bytes, where that is not 0.
+impl Work {
+    /// Lays out the quants of a block, less what stands for zero.
     #[inline(always)]
-    fn unpack_signed<S: Simd>(&mut self, panels: &GroupPanels, len: usize, packed: &[u8]) {
+    fn lay_out<S: Simd>(&mut self, strip: &mut Strip, panels: &GroupPanels, len: usize, packed: &[u8]) {
         let GroupForm { bits, zero, .. } = panels.form;
-        let len_bytes = len * PANEL;
-        if bits == 8 {
-            for (quant, packed) in self.quants[..len_bytes].iter_mut().zip(&packed[..len_bytes]) {
-                *quant = packed.wrapping_sub(zero);
-            }
-            return;
-        }
-        self.unpack::<S>(panels, 0..len, packed);
-        if zero != 0 {
-            for quant in &mut self.quants[..len_bytes] {
-                *quant = quant.wrapping_sub(zero);
+        let sub_blocks = packed.chunks_exact(SUB_QUANTS * bits / 8).take(len / SUB_BLOCK);
+        for (sub, packed) in sub_blocks.enumerate() {
+            let quants = if bits == 8 {
+                packed
+            } else {
+                // One after the other in the same place, which the first cache holds.
+                strip.unpack::<S>(panels, 0..SUB_BLOCK, packed);
+                &strip.quants[..SUB_QUANTS]
+            };
+            let (steps, _) = quants.as_chunks::<{ 4 * PANEL }>();
+            for (part, to) in self.quants.iter_mut().enumerate() {
+                let to = &mut to[sub * SUB_BLOCK / 4..][..SUB_BLOCK / 4];
+                for (to, step) in to.iter_mut().zip(steps) {
+                    let from = &step.as_chunks::<{ 4 * COLUMNS }>().0[part];
+                    for (to, quant) in to.iter_mut().zip(from) {
+                        *to = quant.wrapping_sub(zero);
+                    }
+                }
             }
         }
     }

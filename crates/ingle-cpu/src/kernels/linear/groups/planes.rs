@@ -10,10 +10,14 @@ use super::rounding::Rounded;
 use super::{Part, STEP};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
-use crate::simd::{Quads, Simd};
+use crate::simd::{Isa, Quads, Simd};
 
 /// Registers across that are computed at a time.
 const WIDTH: usize = 4;
+
+/// How far ahead planes are asked for, in bytes, on processors with AMX: by themselves those read ahead to the end of a
+/// page of 4 KiB only, and too few lines at a time. Others are slower if they are asked.
+const AHEAD: usize = 4096;
 
 /// For each register across the sums of one group, or of two neighbouring ones.
 type Sums<Q, const GROUPS: usize> = [[<Q as Quads>::Sums; GROUPS]; WIDTH];
@@ -22,31 +26,49 @@ impl Part<'_> {
     /// Adds the products of a row.
     #[inline(always)]
     pub(super) fn planes<Q: Quads, const OFFSETS: bool>(self) {
+        match self.product.isa {
+            Isa::Amx => self.planes_ahead::<Q, OFFSETS, AHEAD>(),
+            _ => self.planes_ahead::<Q, OFFSETS, 0>(),
+        }
+    }
+
+    /// They are asked for so many bytes ahead; not at all if that is 0.
+    #[inline(always)]
+    fn planes_ahead<Q: Quads, const OFFSETS: bool, const AHEAD: usize>(self) {
         match self.product.panels.form.bits {
-            2 => self.groups::<Q, 2, 0, OFFSETS>(),
-            3 => self.groups::<Q, 2, 1, OFFSETS>(),
-            4 => self.groups::<Q, 4, 0, OFFSETS>(),
-            5 => self.groups::<Q, 4, 1, OFFSETS>(),
-            _ => self.groups::<Q, 4, 2, OFFSETS>(),
+            2 => self.groups::<Q, 2, 0, OFFSETS, AHEAD>(),
+            3 => self.groups::<Q, 2, 1, OFFSETS, AHEAD>(),
+            4 => self.groups::<Q, 4, 0, OFFSETS, AHEAD>(),
+            5 => self.groups::<Q, 4, 1, OFFSETS, AHEAD>(),
+            _ => self.groups::<Q, 4, 2, OFFSETS, AHEAD>(),
         }
     }
 
     #[inline(always)]
-    fn groups<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool>(self) {
+    fn groups<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const AHEAD: usize>(self) {
         if self.product.panels.form.group_size < SUB_BLOCK {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, 2>();
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, AHEAD, 2>();
         } else {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, 1>();
+            self.all_columns::<Q, LOW, HIGH, OFFSETS, AHEAD, 1>();
         }
     }
 
     #[inline(always)]
-    fn all_columns<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const GROUPS: usize>(self) {
+    fn all_columns<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const AHEAD: usize,
+        const GROUPS: usize,
+    >(
+        self,
+    ) {
         let mut column = 0;
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.products::<Q, LOW, HIGH, OFFSETS, GROUPS>(column);
+                let sums = self.products::<Q, LOW, HIGH, OFFSETS, AHEAD, GROUPS>(column);
                 for (c, sum) in sums.into_iter().enumerate() {
                     self.add::<Q::Floats>(0, column + c * Q::Floats::LANES, sum);
                 }
@@ -58,7 +80,14 @@ impl Part<'_> {
     /// The products with `WIDTH` registers of columns, of quants with `LOW` bits in one plane and `HIGH` in another,
     /// `GROUPS` groups at a time.
     #[inline(always)]
-    unsafe fn products<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const GROUPS: usize>(
+    unsafe fn products<
+        Q: Quads,
+        const LOW: usize,
+        const HIGH: usize,
+        const OFFSETS: bool,
+        const AHEAD: usize,
+        const GROUPS: usize,
+    >(
         &self,
         column: usize,
     ) -> [<Q::Floats as Simd>::Vector; WIDTH] {
@@ -83,10 +112,9 @@ impl Part<'_> {
                         low[g] = start;
                     }
                 }
-                // Nothing is asked for ahead: the processor does so by itself as fast as memory gives.
                 for _ in 0..(GROUPS * group_size) / SUB_BLOCK {
-                    low = plane::<Q, LOW, GROUPS>(low, packed, x);
-                    high = plane::<Q, HIGH, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
+                    low = plane::<Q, LOW, AHEAD, GROUPS>(low, packed, x);
+                    high = plane::<Q, HIGH, AHEAD, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
@@ -123,7 +151,7 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize>(
+unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: usize, const GROUPS: usize>(
     mut sums: Sums<Q, GROUPS>,
     packed: *const u8,
     x: *const u8,
@@ -136,7 +164,11 @@ unsafe fn plane<Q: Quads, const BITS: usize, const GROUPS: usize>(
     unsafe {
         for line in 0..BITS {
             for (c, sums) in sums.iter_mut().enumerate() {
-                let weights = Q::load(packed.add(line * STEP + 4 * c * Q::Floats::LANES));
+                let weights = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
+                if AHEAD > 0 {
+                    Q::Floats::prefetch_far(weights.wrapping_add(AHEAD));
+                }
+                let weights = Q::load(weights);
                 for place in 0..places {
                     let weights = Q::bits::<BITS>(weights, place);
                     let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();

@@ -96,17 +96,56 @@ fn quantised_products_are_near_the_exact_ones_good() {
     for isa in Isa::available() {
         let device = device(isa, 2);
         for quantization in quantisations() {
-            let group = quantization.form().group_size;
+            // What is rounded together: a group of numbers that meet one scale, a block of a K format.
+            let unit = quantization.block_len();
             // One group alone, a number of rows that fills no panel, strips and a rest.
             for (m, n, k) in [(1, 1, quantization.block_len()), (7, 67, 512), (13, 130, 768)] {
                 let weight = quantised(&device, quantization, [n, k]);
                 let x = input(&device, [m, k]);
                 let found = x.linear(&weight, None).unwrap();
                 let step = |row: &[f32], column: usize| {
-                    let group = &row[column / group * group..][..group];
-                    group.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0
+                    let unit = &row[column / unit * unit..][..unit];
+                    unit.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0
                 };
                 near(&found, &x, &weight, step, &format!("{isa}, {quantization:?}, {m}×{n}×{k}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_integers_of_a_block_are_summed_exactly_ugly() {
+    // Where each K format has its f16 multipliers; every other byte is as large as it gets, or as negative.
+    let multipliers = [
+        (BlockFormat::Q2K, vec![80, 82]),
+        (BlockFormat::Q3K, vec![108]),
+        (BlockFormat::Q4K, vec![0, 2]),
+        (BlockFormat::Q5K, vec![0, 2]),
+        (BlockFormat::Q6K, vec![208]),
+    ];
+    let (n, k) = (70, 512);
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for (format, multipliers) in &multipliers {
+            let quantization = Quantization::Blocks(*format);
+            for byte in [0x00u8, 0x7f, 0x80, 0xff] {
+                let mut bytes = vec![byte; n * quantization.row_bytes(k).unwrap()];
+                for block in bytes.chunks_mut(quantization.block_bytes()) {
+                    // 2⁻⁸, and half of it.
+                    for (at, high) in multipliers.iter().zip([0x1c, 0x18]) {
+                        block[*at..][..2].copy_from_slice(&[0, high]);
+                    }
+                }
+                let blocks = Tensor::from_slice(&device, &bytes, [n, bytes.len() / n]).unwrap();
+                let weight = Tensor::dequantize(vec![blocks], quantization, DType::F32).unwrap();
+                for m in [1, 5, 40] {
+                    let x = Tensor::from_slice(&device, &[vec![127.0; k], vec![-127.0; k]].concat(), [2, k]).unwrap();
+                    let index: Vec<i32> = (0..m).map(|row| row % 2).collect();
+                    let x = x.take_rows(&Tensor::from_slice(&device, &index, [index.len()]).unwrap()).unwrap();
+                    let found = x.linear(&weight, None).unwrap();
+                    // Each of them is a quant.
+                    near(&found, &x, &weight, |_, _| 0.0, &format!("{isa}, {format:?} of {byte:#x}, {m} rows"));
+                }
             }
         }
     }

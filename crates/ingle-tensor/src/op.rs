@@ -154,8 +154,8 @@ pub enum Op {
     Pack,
     /// `x […, k], weight [n, k]` and optionally `bias [n]` → `x · weightᵀ + bias`, in `x`'s dtype. The
     /// weight may be of another float dtype; a device may round `x` to it to use its matrix instructions. If the
-    /// weight is the result of [`Op::Dequantize`], it may round `x` to 8-bit integers, each group of `x` that
-    /// meets one scale of a row against its own largest magnitude.
+    /// weight is the result of [`Op::Dequantize`], it may round `x` to 8-bit integers, each
+    /// [`block_len`](Quantization::block_len) of `x` against its own largest magnitude.
     Linear,
     /// Softmax along the last axis.
     Softmax,

@@ -55,8 +55,8 @@ pub(crate) fn linear(
         }
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
-            let together = groups::rows_together(m, group_panels.form, cx.isa);
-            let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], group_panels.form, together)?;
+            let together = groups::rows_together(m, &group_panels, cx.isa);
+            let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], &group_panels, together)?;
             in_dtype(cx, "linear", output, |out| {
                 product.run(
                     cx,

@@ -32,8 +32,22 @@ pub(crate) const SUB_QUANTS: usize = SUB_BLOCK * PANEL;
 pub(crate) enum Scales {
     /// For each group a scale, and perhaps an offset, of this dtype.
     Plain(DType),
-    /// For each group a scale, and perhaps an offset, of one byte; f16 multipliers of either for the block.
+    /// For each group a scale, and perhaps an offset, of one byte; f16 multipliers of either for the block. A block is
+    /// always whole.
     Super,
+}
+
+/// The scales of a block as [`Scales::Super`] are packed: those of the panel's rows side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SuperHeader {
+    /// What the scales are multiplied by.
+    pub(crate) scale: *const f16,
+    /// What the offsets are multiplied by and taken from the weights, where there are any.
+    pub(crate) min: *const f16,
+    /// Of one group after the other.
+    pub(crate) scales: *const i8,
+    /// Offsets of two neighbouring groups side by side, then those of the next row.
+    pub(crate) mins: *const u8,
 }
 
 /// The layout of a quantised weight.
@@ -97,6 +111,25 @@ impl GroupPanels {
         Block { start: 0, header, len, groups, bytes: header + len * PANEL * self.form.bits / 8 }
     }
 
+    /// Groups of a whole block.
+    #[inline(always)]
+    fn groups_of_block(&self) -> usize {
+        BLOCK / self.form.group_size
+    }
+
+    /// Where [`Scales::Super`] are in the header of a block.
+    #[inline(always)]
+    pub(crate) fn super_header(&self, header: *const u8) -> SuperHeader {
+        let multipliers = PANEL * size_of::<f16>();
+        let scales = header.wrapping_add(self.numbers() * multipliers);
+        SuperHeader {
+            scale: header.cast(),
+            min: header.wrapping_add(multipliers).cast(),
+            scales: scales.cast(),
+            mins: scales.wrapping_add(PANEL * self.groups_of_block()),
+        }
+    }
+
     /// Bytes of a panel.
     pub(crate) fn panel_bytes(&self) -> usize {
         // A last block of nothing takes nothing.
@@ -150,7 +183,7 @@ impl GroupPanels {
     ) {
         let lanes = groups * PANEL;
         let offset_lanes = lanes * (self.numbers() - 1);
-        // SAFETY: the caller's promise; the parts of a header follow each other as `header_bytes` counts them.
+        // SAFETY: the caller's promise; the parts of a header follow each other as [`GroupPanels::block`] counts them.
         unsafe {
             match self.scales {
                 Scales::Plain(dtype) => {
@@ -171,23 +204,19 @@ impl GroupPanels {
                     }
                 }
                 Scales::Super => {
-                    let (mut scale, mut min) = ([0.0; PANEL], [0.0; PANEL]);
-                    widen::<S, f16>(header.cast(), PANEL, scale.as_mut_ptr());
-                    let mut own = header.add(PANEL * size_of::<f16>());
+                    let SuperHeader { scale, min, scales: own, mins } = self.super_header(header);
+                    let mut multipliers = [0.0; PANEL];
+                    widen::<S, f16>(scale, PANEL, multipliers.as_mut_ptr());
+                    for place in 0..lanes {
+                        *scales.add(place) = multipliers[place % PANEL] * f32::from(*own.add(place));
+                    }
                     if offset_lanes > 0 {
-                        widen::<S, f16>(own.cast(), PANEL, min.as_mut_ptr());
-                        own = own.add(PANEL * size_of::<f16>());
+                        widen::<S, f16>(min, PANEL, multipliers.as_mut_ptr());
                     }
-                    for group in (0..lanes).step_by(PANEL) {
-                        for (lane, scale) in scale.iter().enumerate() {
-                            *scales.add(group + lane) = scale * f32::from(*own.add(group + lane).cast::<i8>());
-                        }
-                    }
-                    let own = own.add(lanes);
-                    for group in (0..offset_lanes).step_by(PANEL) {
-                        for (lane, min) in min.iter().enumerate() {
-                            *offsets.add(group + lane) = -(min * f32::from(*own.add(group + lane)));
-                        }
+                    for place in 0..offset_lanes {
+                        let (group, lane) = (place / PANEL, place % PANEL);
+                        let own = *mins.add((group / 2 * PANEL + lane) * 2 + group % 2);
+                        *offsets.add(place) = -(multipliers[lane] * f32::from(own));
                     }
                 }
             }
@@ -366,7 +395,6 @@ impl<'a> Source<'a> {
 }
 
 fn write_super(panels: &GroupPanels, supers: &SuperScales, lane: usize, header: &mut [u8]) {
-    let groups = BLOCK / panels.form.group_size;
     let multipliers = PANEL * size_of::<f16>();
     header[lane * 2..][..2].copy_from_slice(&supers.scale.to_le_bytes());
     let mut rest = &mut header[multipliers..];
@@ -374,11 +402,12 @@ fn write_super(panels: &GroupPanels, supers: &SuperScales, lane: usize, header: 
         rest[lane * 2..][..2].copy_from_slice(&supers.min.to_le_bytes());
         rest = &mut rest[multipliers..];
     }
-    for group in 0..groups {
-        rest[group * PANEL + lane] = supers.scales[group] as u8;
-        if let Some(min) = rest.get_mut((groups + group) * PANEL + lane) {
-            *min = supers.mins[group];
-        }
+    let (scales, mins) = rest.split_at_mut(PANEL * panels.groups_of_block());
+    for (group, scales) in scales.chunks_exact_mut(PANEL).enumerate() {
+        scales[lane] = supers.scales[group] as u8;
+    }
+    for (pair, mins) in mins.chunks_exact_mut(2 * PANEL).enumerate() {
+        mins[2 * lane..][..2].copy_from_slice(&supers.mins[2 * pair..][..2]);
     }
 }
 

@@ -155,6 +155,26 @@ macro_rules! quads {
                 float32x4x2_t(vcvtq_f32_s32(sums.0), vcvtq_f32_s32(sums.1))
             }
 
+            unsafe fn load_bytes(from: *const i8) -> int32x4x2_t {
+                let words = vmovl_s8(vld1_s8(from));
+                int32x4x2_t(vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words))
+            }
+
+            unsafe fn load_pairs(from: *const u8) -> int32x4x2_t {
+                let pairs = vld1q_u8(from);
+                let (low, high) = (vmovl_u8(vget_low_u8(pairs)), vmovl_high_u8(pairs));
+                int32x4x2_t(vreinterpretq_s32_u16(low), vreinterpretq_s32_u16(high))
+            }
+
+            unsafe fn dot_pairs(sums: int32x4x2_t, pairs: int32x4x2_t, x: i32) -> int32x4x2_t {
+                let x = vdupq_n_s32(x);
+                int32x4x2_t(vaddq_s32(sums.0, words(pairs.0, x)), vaddq_s32(sums.1, words(pairs.1, x)))
+            }
+
+            unsafe fn mul(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
+                int32x4x2_t(vmulq_s32(a.0, b.0), vmulq_s32(a.1, b.1))
+            }
+
             unsafe fn add(a: int32x4x2_t, b: int32x4x2_t) -> int32x4x2_t {
                 int32x4x2_t(vaddq_s32(a.0, b.0), vaddq_s32(a.1, b.1))
             }
@@ -231,6 +251,12 @@ impl Quads for NeonDotprod {
 }
 
 vouched! {
+    /// Of each lane the sum of the products of its halves.
+    unsafe fn words(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+        vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b))
+    }
+
     /// Sixteen bytes as signed numbers: 128 less.
     unsafe fn signed(weights: uint8x16_t) -> int8x16_t {
         vreinterpretq_s8_u8(veorq_u8(weights, vdupq_n_u8(128)))

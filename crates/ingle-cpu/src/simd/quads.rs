@@ -43,6 +43,16 @@ pub(crate) trait Quads: Copy + 'static {
     unsafe fn add_shifted<const PLACES: u32>(sums: Self::Sums, more: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> <Self::Floats as Simd>::Vector;
 
+    #[cfg(target_arch = "x86_64")] // Only tiles leave sums in memory.
+    unsafe fn load_sums(from: *const i32) -> Self::Sums;
+    /// A signed byte for each lane.
+    unsafe fn load_bytes(from: *const i8) -> Self::Sums;
+    /// Two numbers from 0 to 255 for each lane, each in 16 bits.
+    unsafe fn load_pairs(from: *const u8) -> Self::Sums;
+    /// To each lane the products of its two numbers of 16 bits with those of `x`.
+    unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Sums, x: i32) -> Self::Sums;
+    /// Wraps around.
+    unsafe fn mul(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// Wraps around.
     unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// All lanes together; wraps around.

@@ -72,6 +72,41 @@ impl Quads for Scalar {
         sums.map(|sum| sum as f32)
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self::Sums {
+        // SAFETY: the caller vouches for every lane.
+        unsafe { from.cast::<Self::Sums>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const i8) -> Self::Sums {
+        // SAFETY: the caller vouches for a byte of each lane.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const u8) -> Self::Sums {
+        // SAFETY: the caller vouches for two bytes of each lane.
+        let pairs = unsafe { from.cast::<[[u8; 2]; LANES]>().read_unaligned() };
+        pairs.map(|[low, high]| i32::from(low) | i32::from(high) << 16)
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(sums: Self::Sums, pairs: Self::Sums, x: i32) -> Self::Sums {
+        let halves = |pair: i32| [i32::from(pair as i16), pair >> 16];
+        let x = halves(x);
+        std::array::from_fn(|lane| {
+            let pair = halves(pairs[lane]);
+            sums[lane] + pair[0] * x[0] + pair[1] * x[1]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        std::array::from_fn(|lane| a[lane].wrapping_mul(b[lane]))
+    }
+
     #[inline(always)]
     unsafe fn add(a: Self::Sums, b: Self::Sums) -> Self::Sums {
         std::array::from_fn(|lane| a[lane].wrapping_add(b[lane]))

@@ -12,6 +12,7 @@
 //! use where the compiler does not know of it; those of [`quads`] leave the tiles configured, but nothing in them.
 
 pub(crate) mod quads;
+pub(crate) mod words;
 
 mod heads;
 mod panels;

@@ -2,11 +2,13 @@
 //! Quantised weights by the dot product of 8-bit integers.
 //!
 //! Each group of `x` that meets one scale of a row is rounded to integers ([`rounding`]). Integer sums are exact, so
-//! that only the sum over the groups has an order, which is theirs.
+//! that only the sum over the groups has an order, which is theirs. Where scales are integers with one multiplier for
+//! a block, `x` is rounded block by block, and the sum of a block is an integer as well ([`supers`]).
 
 mod joined;
 mod planes;
 mod rounding;
+mod supers;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 
@@ -17,10 +19,11 @@ use ingle_tensor::{GroupForm, Offsets};
 
 pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
+use self::supers::{Columns, Plain, Scaling, Super};
 
 use super::{PanelKernel, Product, Start, tiles};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, join_planes};
+use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales, join_planes};
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
 
 /// Groups in a block, at most.
@@ -29,13 +32,21 @@ const GROUPS: usize = BLOCK / 16;
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
 
-/// How many of `m` rows [`QuantisedRows`] has to lay together to meet weights of a form.
-pub(super) fn rows_together(m: usize, form: GroupForm, isa: Isa) -> usize {
+/// How far ahead of one row's product weights are asked for on processors with AMX, in bytes, into the second cache: by
+/// themselves those read ahead to the end of a page of 4 KiB only, and too few lines at a time.
+const FAR: usize = 4096;
+
+/// The same, into the first cache. Without it the same loop is a quarter slower in one build than in another, as if what
+/// the first cache asks for by itself depended on the addresses of instructions.
+const NEAR: usize = 1024;
+
+/// How many of `m` rows [`QuantisedRows`] has to lay together to meet weights that are packed so.
+pub(super) fn rows_together(m: usize, panels: &GroupPanels, isa: Isa) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if tiled::is_faster(m, form, isa) {
+    if tiled::is_faster(m, panels, isa) {
         return crate::simd::tiles::SIDE;
     }
-    let _ = (m, form, isa);
+    let _ = (m, panels, isa);
     1
 }
 
@@ -48,6 +59,7 @@ pub(super) struct Groups<'a> {
     isa: Isa,
     start: Start,
     /// Whether it is done by tiles.
+    #[cfg(target_arch = "x86_64")]
     tiled: bool,
 }
 
@@ -66,8 +78,17 @@ impl<'a> Groups<'a> {
         // The bounds that the kernel relies on.
         assert_eq!(rows.k, panels.k, "x and the weight differ in length");
         assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
-        assert_eq!(rows.together(), rows_together(m, panels.form, isa), "the rows lie otherwise");
-        Groups { rows, weight, panels, n, isa, start, tiled: rows.together() > 1 }
+        assert_eq!(rows.together(), rows_together(m, &panels, isa), "the rows lie otherwise");
+        Groups {
+            rows,
+            weight,
+            panels,
+            n,
+            isa,
+            start,
+            #[cfg(target_arch = "x86_64")]
+            tiled: rows.together() > 1,
+        }
     }
 }
 
@@ -133,23 +154,29 @@ impl QuadKernel for Panel<'_> {
 
     #[inline(always)]
     fn run<Q: Quads>(self) {
-        match self.product.panels.form.offsets {
-            Offsets::None => self.strips::<Q, false>(),
-            Offsets::PerGroup => self.strips::<Q, true>(),
+        let GroupPanels { form, scales, .. } = self.product.panels;
+        match (scales, form.offsets) {
+            (Scales::Plain(_), Offsets::None) => self.strips::<Q, Plain<false>>(),
+            (Scales::Plain(_), Offsets::PerGroup) => self.strips::<Q, Plain<true>>(),
+            (Scales::Super, Offsets::None) => self.strips::<Q, Super<0>>(),
+            (Scales::Super, Offsets::PerGroup) if form.group_size < SUB_BLOCK => self.strips::<Q, Super<8>>(),
+            (Scales::Super, Offsets::PerGroup) => self.strips::<Q, Super<4>>(),
         }
     }
 }
 
 impl Panel<'_> {
     #[inline(always)]
-    fn strips<Q: Quads, const OFFSETS: bool>(self) {
+    fn strips<Q: Quads, C: Scaling>(self) {
         let Panel { product, strip, panel, ref rows, columns, out } = self;
         let panels = &product.panels;
         let GroupForm { bits, group_size, .. } = panels.form;
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            strip.read_scales::<Q::Floats>(panels, block, packed);
+            if !C::SUPER {
+                strip.read_scales::<Q::Floats>(panels, block, packed);
+            }
             // Few rows would wait for the unpacked quants longer than for the memory, and whole bytes need no unpacking.
             let few = bits < 8 && rows.len() <= joined::most_rows::<Q>(panels.form);
             if bits < 8 && !few {
@@ -166,6 +193,7 @@ impl Panel<'_> {
             let part = |tile: &Range<usize>| Part {
                 product,
                 strip,
+                header: &packed[..block.header],
                 packed: &packed[block.header..],
                 ahead,
                 first: rows.start + tile.start,
@@ -178,18 +206,19 @@ impl Panel<'_> {
             if few {
                 for tile in tiles(rows.len(), joined::TILE) {
                     match tile.len() {
-                        1 => part(&tile).planes::<Q, OFFSETS>(),
-                        rows => part(&tile).joined::<Q, OFFSETS>(rows),
+                        1 => part(&tile).planes::<Q, C>(),
+                        rows => part(&tile).joined::<Q, C>(rows),
                     }
                 }
                 continue;
             }
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 match tile.len() {
-                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked, OFFSETS, 1, 4>(),
-                    1 => part(&tile).columns::<Q, Bytes, OFFSETS, 1, 4>(),
-                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked, OFFSETS>(rows),
-                    rows => part(&tile).tile::<Q, Bytes, OFFSETS>(rows),
+                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked, C, 1, 4>(),
+                    1 if product.isa == Isa::Amx => part(&tile).columns::<Q, BytesAhead, C, 1, 4>(),
+                    1 => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
+                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked, C>(rows),
+                    rows => part(&tile).tile::<Q, Bytes, C>(rows),
                 }
             }
         }
@@ -198,8 +227,10 @@ impl Panel<'_> {
 
 /// Where a tile's quants come from.
 trait Quants {
-    /// How far ahead of one row's product they are asked for, in bytes; 0 if not at all.
-    const AHEAD: usize;
+    /// How far ahead of one row's product they are asked for, in bytes, into the second cache; 0 if not at all.
+    const FAR: usize = 0;
+    /// And into the first.
+    const NEAR: usize = 0;
 
     /// The quants of group `group` of the block, unpacked.
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8;
@@ -208,12 +239,15 @@ trait Quants {
 /// The quants are bytes as they are packed.
 struct Bytes;
 
+/// As [`Bytes`], on processors with AMX.
+struct BytesAhead;
+
 /// The whole block was unpacked before.
 struct Unpacked;
 
 impl Quants for Bytes {
     // Little work meets a byte, so that the processor, which asks by itself, does not see far enough ahead.
-    const AHEAD: usize = 1024;
+    const FAR: usize = 1024;
 
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
@@ -221,9 +255,17 @@ impl Quants for Bytes {
     }
 }
 
-impl Quants for Unpacked {
-    const AHEAD: usize = 0;
+impl Quants for BytesAhead {
+    const FAR: usize = FAR;
+    const NEAR: usize = NEAR;
 
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
+        Bytes::of::<S>(part, group)
+    }
+}
+
+impl Quants for Unpacked {
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
@@ -297,9 +339,11 @@ impl Ahead {
 /// A block and a tile of rows that meets it.
 struct Part<'a> {
     product: &'a Groups<'a>,
-    /// The block's scales, and its quants if they were unpacked.
+    /// The block's scales, if they are numbers, and its quants, if they were unpacked.
     strip: &'a Strip,
-    /// The block's quants, packed.
+    /// The block's scales, packed.
+    header: &'a [u8],
+    /// Its quants, packed.
     packed: &'a [u8],
     ahead: &'a Ahead,
     /// The first row.
@@ -315,26 +359,26 @@ struct Part<'a> {
 impl Part<'_> {
     /// Adds the products of a tile of more than one row.
     #[inline(always)]
-    fn tile<Q: Quads, B: Quants, const OFFSETS: bool>(self, rows: usize) {
+    fn tile<Q: Quads, B: Quants, C: Scaling>(self, rows: usize) {
         match rows {
-            2 => self.columns::<Q, B, OFFSETS, 2, 2>(),
-            3 => self.columns::<Q, B, OFFSETS, 3, 2>(),
-            4 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 4, 2>(),
-            5 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 5, 2>(),
-            _ if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, OFFSETS, 6, 2>(),
+            2 => self.columns::<Q, B, C, 2, 2>(),
+            3 => self.columns::<Q, B, C, 3, 2>(),
+            4 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, C, 4, 2>(),
+            5 if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, C, 5, 2>(),
+            _ if const { rows_of::<Q>() > 3 } => self.columns::<Q, B, C, 6, 2>(),
             // No tile has more rows than the registers hold.
             _ => {}
         }
     }
 
     #[inline(always)]
-    fn columns<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(self) {
+    fn columns<Q: Quads, B: Quants, C: Scaling, const R: usize, const WIDTH: usize>(self) {
         let width = WIDTH * Q::Floats::LANES;
         let mut column = 0;
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped below.
             unsafe {
-                let sums = self.product::<Q, B, OFFSETS, R, WIDTH>(column);
+                let sums = self.product::<Q, B, C, R, WIDTH>(column);
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (c, sum) in sums.into_iter().enumerate() {
                         self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
@@ -364,17 +408,20 @@ impl Part<'_> {
 
     /// The products of `R` rows with `WIDTH` registers of columns.
     #[inline(always)]
-    unsafe fn product<Q: Quads, B: Quants, const OFFSETS: bool, const R: usize, const WIDTH: usize>(
+    unsafe fn product<Q: Quads, B: Quants, C: Scaling, const R: usize, const WIDTH: usize>(
         &self,
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; R] {
         let QuantisedRows { k, groups, .. } = *self.product.rows;
-        let GroupForm { group_size, .. } = self.product.panels.form;
+        let panels = &self.product.panels;
+        let group_size = panels.form.group_size;
         // SAFETY: the rows and groups lie inside the buffers, the registers inside the strip.
         unsafe {
-            let Rounded { quants: mut x, scales, starts, sums, .. } =
+            let Rounded { quants: mut x, scales, starts, sums, pairs, .. } =
                 self.product.rows.from(self.first, self.groups.start);
+            let header = panels.super_header(self.header.as_ptr());
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; R];
+            let mut of_block = [[Q::splat(0); WIDTH]; R];
             for group in 0..self.groups.len() {
                 // Loops instead of `array::from_fn`, through which the compiler keeps arrays in memory.
                 let mut dots = [[Q::splat(0); WIDTH]; R];
@@ -385,9 +432,13 @@ impl Part<'_> {
                 for step in 0..group_size / 4 {
                     if R > 1 {
                         self.ahead.step::<Q::Floats>();
-                    } else if B::AHEAD > 0 {
-                        for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
-                            Q::Floats::prefetch_far(weights.wrapping_add(B::AHEAD + line));
+                    }
+                    for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
+                        if R == 1 && B::FAR > 0 {
+                            Q::Floats::prefetch_far(weights.wrapping_add(B::FAR + line));
+                        }
+                        if R == 1 && B::NEAR > 0 {
+                            Q::Floats::prefetch(weights.wrapping_add(B::NEAR + line));
                         }
                     }
                     for (r, dots) in dots.iter_mut().enumerate() {
@@ -401,18 +452,33 @@ impl Part<'_> {
                 x = x.add(group_size);
                 for c in 0..WIDTH {
                     let place = group * PANEL + column + c * Q::Floats::LANES;
+                    if C::SUPER {
+                        let scale = Q::load_bytes(header.scales.add(place));
+                        for (r, of_block) in of_block.iter_mut().enumerate() {
+                            of_block[c] = Q::add(of_block[c], Q::mul(dots[r][c], scale));
+                        }
+                        continue;
+                    }
                     let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
                     for (r, totals) in totals.iter_mut().enumerate() {
                         let x_scale = Q::Floats::splat(*scales.add(r * groups + group));
                         let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
                         totals[c] = Q::Floats::mul_add(value, x_scale, totals[c]);
                     }
-                    if OFFSETS {
+                    if C::OFFSETS {
                         let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
                         for (r, totals) in totals.iter_mut().enumerate() {
                             let sum = Q::Floats::splat(*sums.add(r * groups + group));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
                         }
+                    }
+                }
+            }
+            if C::SUPER {
+                for c in 0..WIDTH {
+                    let columns = Columns::<Q>::new::<C>(header, column + c * Q::Floats::LANES);
+                    for (r, totals) in totals.iter_mut().enumerate() {
+                        totals[c] = columns.of::<C>(of_block[r][c], pairs.add(r * groups), *scales.add(r * groups));
                     }
                 }
             }

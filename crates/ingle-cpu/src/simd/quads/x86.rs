@@ -26,6 +26,22 @@ macro_rules! quads_avx512 {
                 _mm512_cvtepi32_ps(sums)
             }
 
+            unsafe fn load_sums(from: *const i32) -> __m512i {
+                _mm512_loadu_si512(from.cast())
+            }
+
+            unsafe fn load_bytes(from: *const i8) -> __m512i {
+                _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))
+            }
+
+            unsafe fn load_pairs(from: *const u8) -> __m512i {
+                _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()))
+            }
+
+            unsafe fn mul(a: __m512i, b: __m512i) -> __m512i {
+                _mm512_mullo_epi32(a, b)
+            }
+
             unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
                 _mm512_add_epi32(a, b)
             }
@@ -87,6 +103,10 @@ impl Quads for Avx512Vnni {
         unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
             _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(x))
         }
+
+        unsafe fn dot_pairs(sums: __m512i, pairs: __m512i, x: i32) -> __m512i {
+            _mm512_dpwssd_epi32(sums, pairs, _mm512_set1_epi32(x))
+        }
     }
 }
 
@@ -104,6 +124,10 @@ impl Quads for Avx512 {
             let low = _mm512_madd_epi16(low, _mm512_set1_epi16(1));
             let high = _mm512_madd_epi16(high, _mm512_set1_epi16(16));
             _mm512_add_epi32(sums, _mm512_add_epi32(low, high))
+        }
+
+        unsafe fn dot_pairs(sums: __m512i, pairs: __m512i, x: i32) -> __m512i {
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi32(x)))
         }
     }
 }
@@ -133,12 +157,32 @@ impl Quads for Avx2 {
             _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
         }
 
+        unsafe fn dot_pairs(sums: __m256i, pairs: __m256i, x: i32) -> __m256i {
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi32(x)))
+        }
+
         unsafe fn to_floats(sums: __m256i) -> __m256 {
             _mm256_cvtepi32_ps(sums)
         }
     }
 
     vouched! {
+        unsafe fn load_sums(from: *const i32) -> __m256i {
+            _mm256_loadu_si256(from.cast())
+        }
+
+        unsafe fn load_bytes(from: *const i8) -> __m256i {
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))
+        }
+
+        unsafe fn load_pairs(from: *const u8) -> __m256i {
+            _mm256_cvtepu8_epi16(_mm_loadu_si128(from.cast()))
+        }
+
+        unsafe fn mul(a: __m256i, b: __m256i) -> __m256i {
+            _mm256_mullo_epi32(a, b)
+        }
+
         unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
             _mm256_add_epi32(a, b)
         }

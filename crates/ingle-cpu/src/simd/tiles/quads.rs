@@ -71,16 +71,16 @@ pub(crate) struct GroupProducts {
 pub(crate) type GroupSums = [[i32; COLUMNS]; SIDE];
 
 /// Bytes of [`GroupSums`].
-const SUMS: usize = size_of::<GroupSums>();
+pub(super) const SUMS: usize = size_of::<GroupSums>();
 
 /// Bytes of a row of them.
-const SUMS_ROW: usize = size_of::<[i32; COLUMNS]>();
+pub(super) const SUMS_ROW: usize = size_of::<[i32; COLUMNS]>();
 
 /// Bytes of a step of the columns.
-const STEP: usize = 4 * COLUMNS;
+pub(super) const STEP: usize = 4 * COLUMNS;
 
 /// Bytes of a step's columns that fill a tile's rows, and of that many steps.
-const TILE: usize = SIDE * STEP;
+pub(super) const TILE: usize = SIDE * STEP;
 
 /// Assembly that differs in the product.
 macro_rules! products {

@@ -7,6 +7,7 @@
 use ingle_tensor::GroupForm;
 
 use super::rounding::{QuantisedRows, Rounded};
+use super::supers::{Columns, Scaling};
 use super::{Part, STEP, rows_of};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
@@ -41,36 +42,35 @@ pub(super) fn most_rows<Q: Quads>(form: GroupForm) -> usize {
 impl Part<'_> {
     /// Adds the products of a tile of more than one row.
     #[inline(always)]
-    pub(super) fn joined<Q: Quads, const OFFSETS: bool>(self, rows: usize) {
+    pub(super) fn joined<Q: Quads, C: Scaling>(self, rows: usize) {
         if const { rows_of::<Q>() > 3 } {
             match self.product.panels.form {
-                GroupForm { bits: 4, .. } => self.joined_rows::<Q, 4, 0, OFFSETS, 1>(rows),
-                GroupForm { bits: 5, .. } => self.joined_rows::<Q, 4, 1, OFFSETS, 1>(rows),
-                GroupForm { group_size: SUB_BLOCK.., .. } => self.joined_rows::<Q, 4, 2, OFFSETS, 1>(rows),
-                _ => self.joined_rows::<Q, 4, 2, OFFSETS, 2>(rows),
+                GroupForm { bits: 4, .. } => self.joined_rows::<Q, C, 4, 0, 1>(rows),
+                GroupForm { bits: 5, .. } => self.joined_rows::<Q, C, 4, 1, 1>(rows),
+                GroupForm { group_size: SUB_BLOCK.., .. } => self.joined_rows::<Q, C, 4, 2, 1>(rows),
+                // Only those of 16 are left.
+                _ if C::SUPER => self.joined_rows::<Q, C, 4, 2, 2>(rows),
+                _ => {}
             }
         }
     }
 
     #[inline(always)]
-    fn joined_rows<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const GROUPS: usize>(
-        self,
-        rows: usize,
-    ) {
+    fn joined_rows<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const GROUPS: usize>(self, rows: usize) {
         match rows {
-            2 => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, 2>(),
-            3 => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, 3>(),
+            2 => self.joined_columns::<Q, C, LOW, HIGH, GROUPS, 2>(),
+            3 => self.joined_columns::<Q, C, LOW, HIGH, GROUPS, 3>(),
             // No tile has more rows than `TILE`.
-            _ => self.joined_columns::<Q, LOW, HIGH, OFFSETS, GROUPS, TILE>(),
+            _ => self.joined_columns::<Q, C, LOW, HIGH, GROUPS, TILE>(),
         }
     }
 
     #[inline(always)]
     fn joined_columns<
         Q: Quads,
+        C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const OFFSETS: bool,
         const GROUPS: usize,
         const ROWS: usize,
     >(
@@ -80,7 +80,7 @@ impl Part<'_> {
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.joined_products::<Q, LOW, HIGH, OFFSETS, GROUPS, ROWS>(column);
+                let sums = self.joined_products::<Q, C, LOW, HIGH, GROUPS, ROWS>(column);
                 for (r, sums) in sums.into_iter().enumerate() {
                     for (c, sum) in sums.into_iter().enumerate() {
                         self.add::<Q::Floats>(r, column + c * Q::Floats::LANES, sum);
@@ -96,9 +96,9 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn joined_products<
         Q: Quads,
+        C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const OFFSETS: bool,
         const GROUPS: usize,
         const ROWS: usize,
     >(
@@ -106,13 +106,16 @@ impl Part<'_> {
         column: usize,
     ) -> [[<Q::Floats as Simd>::Vector; WIDTH]; ROWS] {
         let QuantisedRows { k, groups, .. } = *self.product.rows;
-        let GroupForm { group_size, .. } = self.product.panels.form;
+        let panels = &self.product.panels;
+        let group_size = panels.form.group_size;
         // SAFETY: the rows and the groups lie inside the buffers, the planes inside the block.
         unsafe {
-            let Rounded { quants: mut x, scales, starts, sums, .. } =
+            let Rounded { quants: mut x, scales, starts, sums, pairs, .. } =
                 self.product.rows.from(self.first, self.groups.start);
+            let header = panels.super_header(self.header.as_ptr());
             let mut packed = self.packed.as_ptr().add(4 * column);
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; ROWS];
+            let mut of_block = [[Q::splat(0); WIDTH]; ROWS];
             // Loops over arrays of constant length: the compiler keeps those in registers.
             let mut group = 0;
             while group < self.groups.len() {
@@ -148,12 +151,19 @@ impl Part<'_> {
                         if GROUPS == 2 || half == 1 && sub_blocks == 1 {
                             for c in 0..WIDTH {
                                 let place = group * PANEL + column + c * Q::Floats::LANES;
+                                if C::SUPER {
+                                    let scale = Q::load_bytes(header.scales.add(place));
+                                    for (r, of_block) in of_block.iter_mut().enumerate() {
+                                        of_block[c] = Q::add(of_block[c], Q::mul(dots[r][c], scale));
+                                    }
+                                    continue;
+                                }
                                 let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
                                 for (r, totals) in totals.iter_mut().enumerate() {
                                     let at = r * groups + group;
                                     let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
                                     totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(at)), totals[c]);
-                                    if OFFSETS {
+                                    if C::OFFSETS {
                                         let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
                                         let sum = Q::Floats::splat(*sums.add(at));
                                         totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
@@ -166,6 +176,14 @@ impl Part<'_> {
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                     sub_blocks -= 1;
+                }
+            }
+            if C::SUPER {
+                for c in 0..WIDTH {
+                    let columns = Columns::<Q>::new::<C>(header, column + c * Q::Floats::LANES);
+                    for (r, totals) in totals.iter_mut().enumerate() {
+                        totals[c] = columns.of::<C>(of_block[r][c], pairs.add(r * groups), *scales.add(r * groups));
+                    }
                 }
             }
             totals

@@ -7,7 +7,8 @@
 use ingle_tensor::GroupForm;
 
 use super::rounding::Rounded;
-use super::{Part, STEP};
+use super::supers::{Columns, Scaling};
+use super::{FAR, NEAR, Part, STEP};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Isa, Quads, Simd};
@@ -15,51 +16,49 @@ use crate::simd::{Isa, Quads, Simd};
 /// Registers across that are computed at a time.
 const WIDTH: usize = 4;
 
-/// How far ahead planes are asked for, in bytes, on processors with AMX: by themselves those read ahead to the end of a
-/// page of 4 KiB only, and too few lines at a time. Others are slower if they are asked.
-const AHEAD: usize = 4096;
-
 /// For each register across the sums of one group, or of two neighbouring ones.
 type Sums<Q, const GROUPS: usize> = [[<Q as Quads>::Sums; GROUPS]; WIDTH];
 
 impl Part<'_> {
     /// Adds the products of a row.
     #[inline(always)]
-    pub(super) fn planes<Q: Quads, const OFFSETS: bool>(self) {
+    pub(super) fn planes<Q: Quads, C: Scaling>(self) {
         match self.product.isa {
-            Isa::Amx => self.planes_ahead::<Q, OFFSETS, AHEAD>(),
-            _ => self.planes_ahead::<Q, OFFSETS, 0>(),
+            Isa::Amx => self.planes_ahead::<Q, C, true>(),
+            // Others are slower if they are asked.
+            _ => self.planes_ahead::<Q, C, false>(),
         }
     }
 
-    /// They are asked for so many bytes ahead; not at all if that is 0.
+    /// They are asked for ahead, or not.
     #[inline(always)]
-    fn planes_ahead<Q: Quads, const OFFSETS: bool, const AHEAD: usize>(self) {
+    fn planes_ahead<Q: Quads, C: Scaling, const AHEAD: bool>(self) {
         match self.product.panels.form.bits {
-            2 => self.groups::<Q, 2, 0, OFFSETS, AHEAD>(),
-            3 => self.groups::<Q, 2, 1, OFFSETS, AHEAD>(),
-            4 => self.groups::<Q, 4, 0, OFFSETS, AHEAD>(),
-            5 => self.groups::<Q, 4, 1, OFFSETS, AHEAD>(),
-            _ => self.groups::<Q, 4, 2, OFFSETS, AHEAD>(),
+            2 => self.groups::<Q, C, 2, 0, AHEAD>(),
+            3 => self.groups::<Q, C, 2, 1, AHEAD>(),
+            4 => self.groups::<Q, C, 4, 0, AHEAD>(),
+            5 => self.groups::<Q, C, 4, 1, AHEAD>(),
+            _ => self.groups::<Q, C, 4, 2, AHEAD>(),
         }
     }
 
     #[inline(always)]
-    fn groups<Q: Quads, const LOW: usize, const HIGH: usize, const OFFSETS: bool, const AHEAD: usize>(self) {
-        if self.product.panels.form.group_size < SUB_BLOCK {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, AHEAD, 2>();
+    fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const AHEAD: bool>(self) {
+        // Only they have groups of 16.
+        if C::SUPER && self.product.panels.form.group_size < SUB_BLOCK {
+            self.all_columns::<Q, C, LOW, HIGH, AHEAD, 2>();
         } else {
-            self.all_columns::<Q, LOW, HIGH, OFFSETS, AHEAD, 1>();
+            self.all_columns::<Q, C, LOW, HIGH, AHEAD, 1>();
         }
     }
 
     #[inline(always)]
     fn all_columns<
         Q: Quads,
+        C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const OFFSETS: bool,
-        const AHEAD: usize,
+        const AHEAD: bool,
         const GROUPS: usize,
     >(
         self,
@@ -68,7 +67,7 @@ impl Part<'_> {
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.products::<Q, LOW, HIGH, OFFSETS, AHEAD, GROUPS>(column);
+                let sums = self.products::<Q, C, LOW, HIGH, AHEAD, GROUPS>(column);
                 for (c, sum) in sums.into_iter().enumerate() {
                     self.add::<Q::Floats>(0, column + c * Q::Floats::LANES, sum);
                 }
@@ -82,26 +81,29 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn products<
         Q: Quads,
+        C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const OFFSETS: bool,
-        const AHEAD: usize,
+        const AHEAD: bool,
         const GROUPS: usize,
     >(
         &self,
         column: usize,
     ) -> [<Q::Floats as Simd>::Vector; WIDTH] {
-        let GroupForm { group_size, zero, .. } = self.product.panels.form;
+        let panels = &self.product.panels;
+        let GroupForm { group_size, zero, .. } = panels.form;
         // Each plane is off by the shift.
         let planes = 1 + if HIGH > 0 { 1 << LOW } else { 0 };
         let shift = Q::SHIFT * planes - i32::from(zero);
         // SAFETY: the row and the groups lie inside the buffers, the planes inside the block.
         unsafe {
-            let Rounded { quants: mut x, scales, totals: x_totals, sums, .. } =
+            let Rounded { quants: mut x, scales, totals: x_totals, sums, pairs, .. } =
                 self.product.rows.from(self.first, self.groups.start);
+            let header = panels.super_header(self.header.as_ptr());
             let mut packed = self.packed.as_ptr().add(4 * column);
             // Loops over arrays of constant length below: the compiler keeps those in registers.
             let mut totals = [Q::Floats::splat(0.0); WIDTH];
+            let mut of_block = [Q::splat(0); WIDTH];
             let mut group = 0;
             while group < self.groups.len() {
                 let mut low: Sums<Q, GROUPS> = [[Q::splat(0); GROUPS]; WIDTH];
@@ -121,7 +123,6 @@ impl Part<'_> {
                 for g in 0..GROUPS {
                     for c in 0..WIDTH {
                         let place = (group + g) * PANEL + column + c * Q::Floats::LANES;
-                        let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
                         let mut dot = low[c][g];
                         if HIGH > 0 {
                             dot = match LOW {
@@ -129,9 +130,15 @@ impl Part<'_> {
                                 _ => Q::add_shifted::<4>(dot, high[c][g]),
                             };
                         }
+                        if C::SUPER {
+                            let scale = Q::load_bytes(header.scales.add(place));
+                            of_block[c] = Q::add(of_block[c], Q::mul(dot, scale));
+                            continue;
+                        }
+                        let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
                         let value = Q::Floats::mul(Q::to_floats(dot), scale);
                         totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(group + g)), totals[c]);
-                        if OFFSETS {
+                        if C::OFFSETS {
                             let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
                             let sum = Q::Floats::splat(*sums.add(group + g));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
@@ -139,6 +146,12 @@ impl Part<'_> {
                     }
                 }
                 group += GROUPS;
+            }
+            if C::SUPER {
+                for (c, totals) in totals.iter_mut().enumerate() {
+                    let columns = Columns::<Q>::new::<C>(header, column + c * Q::Floats::LANES);
+                    *totals = columns.of::<C>(of_block[c], pairs, *scales);
+                }
             }
             totals
         }
@@ -151,7 +164,7 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: usize, const GROUPS: usize>(
+unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: bool, const GROUPS: usize>(
     mut sums: Sums<Q, GROUPS>,
     packed: *const u8,
     x: *const u8,
@@ -165,8 +178,9 @@ unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: usize, const GROUPS: u
         for line in 0..BITS {
             for (c, sums) in sums.iter_mut().enumerate() {
                 let weights = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
-                if AHEAD > 0 {
-                    Q::Floats::prefetch_far(weights.wrapping_add(AHEAD));
+                if AHEAD {
+                    Q::Floats::prefetch_far(weights.wrapping_add(FAR));
+                    Q::Floats::prefetch(weights.wrapping_add(NEAR));
                 }
                 let weights = Q::load(weights);
                 for place in 0..places {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Rows of `x` as 8-bit integers: each group from −127 to 127 against its own largest magnitude.
+//! Rows of `x` as 8-bit integers: each unit of a row, a group or a block, from −127 to 127 against its own largest
+//! magnitude.
 
 use ingle_tensor::{GroupForm, Result};
 
 use crate::kernels::{Context, Pointer, elements_mut};
 use crate::memory::{Buffer, Contents};
+use crate::packed::groups::{BLOCK, GroupPanels, Scales};
 use crate::simd::{QuadKernel, Quads, Simd};
 
 /// Rows of `x` as integers, and what they stand for.
@@ -24,6 +26,8 @@ struct Lie {
     k: usize,
     group_size: usize,
     groups: usize,
+    /// Numbers that are rounded against the same one: whole groups.
+    unit: usize,
     /// Rows whose parts lie together: those of a tile, or one.
     together: usize,
 }
@@ -35,30 +39,35 @@ const PART: usize = 64;
 pub(super) struct Rounded {
     /// Row by row; or of the rows that lie together the first part, row by row, then the next.
     pub(super) quants: *const u8,
-    /// What a step of the quants stands for.
+    /// What a step of a group's quants stands for.
     pub(super) scales: *const f32,
     /// The sums of the quants.
     pub(super) totals: *const i32,
     /// What the dot products with whole weights begin with, so that they end as if `GroupForm::zero` and
     /// `Quads::SHIFT` were not.
     pub(super) starts: *const i32,
-    /// The sums of what the quants stand for.
+    /// The sums of what the quants stand for, if a unit is a group.
     pub(super) sums: *const f32,
+    /// The negative sums of the quants of two neighbouring groups, 16 bits each, if a unit is a block: at the first one's.
+    pub(super) pairs: *const i32,
 }
 
 /// Numbers of each group.
 const NUMBERS: usize = 4;
 
 impl QuantisedRows {
-    /// Rounds `x [m, k]` group by group, to meet weights of a form. The parts of `together` rows lie together.
+    /// Rounds `x [m, k]` to meet weights that are packed so: group by group, or, if the scales of a block have one
+    /// multiplier, block by block. The parts of `together` rows lie together.
     pub(in crate::kernels::linear) fn new(
         cx: &Context,
         x: &[f32],
         [m, k]: [usize; 2],
-        GroupForm { group_size, zero, .. }: GroupForm,
+        panels: &GroupPanels,
         together: usize,
     ) -> Result<Self> {
-        let lie = Lie { m, k, group_size, groups: k / group_size, together };
+        let GroupForm { group_size, zero, .. } = panels.form;
+        let unit = if panels.scales == Scales::Super { BLOCK } else { group_size };
+        let lie = Lie { m, k, group_size, groups: k / group_size, unit, together };
         let mut memory = cx.buffer::<u8>(lie.bytes(), Contents::Anything)?;
         let to = Pointer(elements_mut::<u8>(&mut memory).as_mut_ptr());
         cx.parallel("linear", (m, m * k), |row| {
@@ -93,13 +102,13 @@ impl Lie {
     /// Quants in a part of a row.
     #[inline(always)]
     fn part(&self) -> usize {
-        self.group_size.min(PART)
+        self.unit.min(PART)
     }
 
     /// Where the numbers of a row are from a group on.
     #[inline(always)]
     fn at(&self, memory: *const u8, row: usize, group: usize) -> Rounded {
-        let Lie { m, k, group_size, groups, together } = *self;
+        let Lie { m, k, group_size, groups, together, .. } = *self;
         // Groups are whole registers, so that what follows the quants is aligned.
         let numbers = memory.wrapping_add(self.quants()).cast::<u32>();
         let numbers = |which: usize| numbers.wrapping_add((which * m + row) * groups + group);
@@ -110,6 +119,7 @@ impl Lie {
             totals: numbers(1).cast(),
             starts: numbers(2).cast(),
             sums: numbers(3).cast(),
+            pairs: numbers(3).cast(),
         }
     }
 }
@@ -128,14 +138,17 @@ impl QuadKernel for Round<'_> {
     #[inline(always)]
     fn run<Q: Quads>(self) {
         let Round { x, lie, zero, to } = self;
-        let (group_size, part) = (lie.group_size, lie.part());
+        let (group_size, unit, part) = (lie.group_size, lie.unit, lie.part());
+        // Of a part that lies in one piece and of one group.
+        let piece = group_size.min(part);
         let mut quants = to.quants.cast_mut().cast::<i8>();
-        for (group, x) in x.chunks_exact(group_size).enumerate() {
-            // SAFETY: below `dispatch_quads`; groups are whole registers, and there is room for what is made of them.
+        let mut group = 0;
+        for x in x.chunks_exact(unit) {
+            // SAFETY: below `dispatch_quads`; pieces are whole registers, and there is room for what is made of them.
             unsafe {
                 let mut largest = Q::splat(0);
                 let mut at = 0;
-                while at < group_size {
+                while at < unit {
                     largest = Q::larger(largest, Q::Floats::load(x.as_ptr().add(at)));
                     at += Q::Floats::LANES;
                 }
@@ -143,24 +156,38 @@ impl QuadKernel for Round<'_> {
                 let steps = 127.0 / largest;
                 // Next to nothing, which no quant stands for, or not finite.
                 let steps = Q::Floats::splat(if steps.is_finite() { steps } else { 0.0 });
-                let mut total = Q::splat(0);
-                for x in x.chunks_exact(part) {
+                // What is not finite must not vanish.
+                let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
+                let (mut total, mut before) = (Q::splat(0), 0);
+                for (at_piece, x) in x.chunks_exact(piece).enumerate() {
                     at = 0;
-                    while at < part {
+                    while at < piece {
                         let rounded = Q::round(Q::Floats::mul(Q::Floats::load(x.as_ptr().add(at)), steps));
-                        Q::store_bytes(quants.add(at), rounded);
+                        Q::store_bytes(quants.add(at_piece * piece % part + at), rounded);
                         total = Q::add(total, rounded);
                         at += Q::Floats::LANES;
                     }
-                    quants = quants.wrapping_add(part * lie.together);
+                    let end = (at_piece + 1) * piece;
+                    if end.is_multiple_of(part) {
+                        quants = quants.wrapping_add(part * lie.together);
+                    }
+                    if !end.is_multiple_of(group_size) {
+                        continue;
+                    }
+                    let sum = Q::total(total);
+                    total = Q::splat(0);
+                    to.scales.add(group).cast_mut().write(scale);
+                    to.totals.add(group).cast_mut().write(sum);
+                    to.starts.add(group).cast_mut().write(sum.wrapping_mul(Q::SHIFT - zero));
+                    if unit == group_size {
+                        to.sums.add(group).cast_mut().write(scale * sum as f32);
+                    } else if group % 2 == 0 {
+                        before = sum;
+                    } else {
+                        to.pairs.add(group - 1).cast_mut().write(-before & 0xffff | -sum << 16);
+                    }
+                    group += 1;
                 }
-                let total = Q::total(total);
-                // What is not finite must not vanish.
-                let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
-                to.scales.add(group).cast_mut().write(scale);
-                to.totals.add(group).cast_mut().write(total);
-                to.starts.add(group).cast_mut().write(total.wrapping_mul(Q::SHIFT - zero));
-                to.sums.add(group).cast_mut().write(scale * total as f32);
             }
         }
     }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Many rows by the tiles of AMX.
 //!
-//! The tiles give the integer sums of each group; vectors make floats of them as everywhere else, in the same order,
+//! Where groups have floats for scales, the tiles give the integer sums of each group; vectors make floats of them as everywhere else, in the same order,
 //! so that the bits are the same. The two take turns: interleaved, they took as long as one after the other, or longer,
 //! as if vectors had but one of their two ports while tiles are at work, and the sums of two turns leave the first cache.
 //!
 //! What both work on has to stay in the first cache, whose 48 KiB hold the quants of half a panel's block, a tile's rows
 //! and the sums of their groups, if each lies in one piece: so the quants are laid out by halves, and rows by tiles.
+
+mod supers;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,7 +18,7 @@ use ingle_tensor::{GroupForm, Offsets};
 use super::rounding::Rounded;
 use super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS};
+use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales};
 use crate::simd::tiles::SIDE;
 use crate::simd::tiles::quads::{COLUMNS, Configured, GroupProducts, GroupSums};
 use crate::simd::{Isa, Kernel, Simd};
@@ -58,12 +60,13 @@ thread_local! {
     static WORK: RefCell<Box<Work>> = RefCell::new(Box::new(Work::EMPTY));
 }
 
-/// Whether tiles are faster for so many rows that meet a form.
-pub(super) fn is_faster(rows: usize, form: GroupForm, isa: Isa) -> bool {
+/// Whether tiles are faster for so many rows that meet weights that are packed so.
+pub(super) fn is_faster(rows: usize, panels: &GroupPanels, isa: Isa) -> bool {
     // Fewer rows do not make up for quants that are laid out in memory first.
-    let least = match form {
-        GroupForm { group_size: 64.., bits: ..8, .. } => 12,
-        GroupForm { group_size: SMALLEST_GROUP.., .. } => 32,
+    let least = match (panels.scales, panels.form) {
+        (Scales::Super, _) => 32,
+        (_, GroupForm { group_size: 64.., bits: ..8, .. }) => 12,
+        (_, GroupForm { group_size: SMALLEST_GROUP.., .. }) => 32,
         _ => return false,
     };
     isa == Isa::Amx && rows >= least
@@ -75,6 +78,10 @@ impl Groups<'_> {
     /// # Safety
     /// As there; the machine has tiles.
     pub(super) unsafe fn tiled(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+        if self.panels.scales == Scales::Super {
+            // SAFETY: the caller's promise.
+            return unsafe { self.tiled_supers(panel, rows, columns, out) };
+        }
         STRIP_MEMORY.with_borrow_mut(|strip| {
             WORK.with_borrow_mut(|work| {
                 let panel = Panel { product: self, strip, work, panel, rows, columns, out };
@@ -135,6 +142,7 @@ impl Panel<'_> {
                 let part = Part {
                     product,
                     strip,
+                    header: &packed[..block.header],
                     packed: &packed[block.header..],
                     ahead,
                     first: rows.start + row,

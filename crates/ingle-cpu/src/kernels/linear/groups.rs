@@ -19,7 +19,7 @@ use ingle_tensor::{GroupForm, Offsets};
 
 pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
-use self::supers::{Columns, Plain, Scaling, Super};
+use self::supers::{Columns, Plain, Scaling, Super, may_have};
 
 use super::{PanelKernel, Product, Start, tiles};
 use crate::packed::PANEL;
@@ -214,11 +214,17 @@ impl Panel<'_> {
             }
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 match tile.len() {
+                    // One row of the others goes by planes.
+                    1 if const { C::SUPER } => {}
                     1 if bits < 8 => part(&tile).columns::<Q, Unpacked, C, 1, 4>(),
-                    1 if product.isa == Isa::Amx => part(&tile).columns::<Q, BytesAhead, C, 1, 4>(),
+                    1 if const { Q::Floats::LANES == 16 } && product.isa == Isa::Amx => {
+                        part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
+                    }
                     1 => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
                     rows if bits < 8 => part(&tile).tile::<Q, Unpacked, C>(rows),
-                    rows => part(&tile).tile::<Q, Bytes, C>(rows),
+                    rows if const { may_have::<C>(8) } => part(&tile).tile::<Q, Bytes, C>(rows),
+                    // There are no others.
+                    _ => {}
                 }
             }
         }

@@ -7,7 +7,7 @@
 use ingle_tensor::GroupForm;
 
 use super::rounding::{QuantisedRows, Rounded};
-use super::supers::{Columns, Scaling};
+use super::supers::{Columns, Scaling, may_have};
 use super::{Part, STEP, rows_of};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
@@ -44,12 +44,12 @@ impl Part<'_> {
     #[inline(always)]
     pub(super) fn joined<Q: Quads, C: Scaling>(self, rows: usize) {
         if const { rows_of::<Q>() > 3 } {
-            match self.product.panels.form {
-                GroupForm { bits: 4, .. } => self.joined_rows::<Q, C, 4, 0, 1>(rows),
-                GroupForm { bits: 5, .. } => self.joined_rows::<Q, C, 4, 1, 1>(rows),
-                GroupForm { group_size: SUB_BLOCK.., .. } => self.joined_rows::<Q, C, 4, 2, 1>(rows),
-                // Only those of 16 are left.
-                _ if C::SUPER => self.joined_rows::<Q, C, 4, 2, 2>(rows),
+            match self.product.panels.form.bits {
+                4 if const { may_have::<C>(4) } => self.joined_rows::<Q, C, 4, 0, 1>(rows),
+                5 if const { may_have::<C>(5) } => self.joined_rows::<Q, C, 4, 1, 1>(rows),
+                6 if const { may_have::<C>(6) && C::HALVES } => self.joined_rows::<Q, C, 4, 2, 2>(rows),
+                6 if const { may_have::<C>(6) && !C::HALVES } => self.joined_rows::<Q, C, 4, 2, 1>(rows),
+                // Others do not come here.
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@
 use ingle_tensor::GroupForm;
 
 use super::rounding::Rounded;
-use super::supers::{Columns, Scaling};
+use super::supers::{Columns, Scaling, may_have};
 use super::{FAR, NEAR, Part, STEP};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
@@ -24,7 +24,7 @@ impl Part<'_> {
     #[inline(always)]
     pub(super) fn planes<Q: Quads, C: Scaling>(self) {
         match self.product.isa {
-            Isa::Amx => self.planes_ahead::<Q, C, true>(),
+            Isa::Amx if const { Q::Floats::LANES == 16 } => self.planes_ahead::<Q, C, true>(),
             // Others are slower if they are asked.
             _ => self.planes_ahead::<Q, C, false>(),
         }
@@ -34,18 +34,19 @@ impl Part<'_> {
     #[inline(always)]
     fn planes_ahead<Q: Quads, C: Scaling, const AHEAD: bool>(self) {
         match self.product.panels.form.bits {
-            2 => self.groups::<Q, C, 2, 0, AHEAD>(),
-            3 => self.groups::<Q, C, 2, 1, AHEAD>(),
-            4 => self.groups::<Q, C, 4, 0, AHEAD>(),
-            5 => self.groups::<Q, C, 4, 1, AHEAD>(),
-            _ => self.groups::<Q, C, 4, 2, AHEAD>(),
+            2 if const { may_have::<C>(2) } => self.groups::<Q, C, 2, 0, AHEAD>(),
+            3 if const { may_have::<C>(3) } => self.groups::<Q, C, 2, 1, AHEAD>(),
+            4 if const { may_have::<C>(4) } => self.groups::<Q, C, 4, 0, AHEAD>(),
+            5 if const { may_have::<C>(5) } => self.groups::<Q, C, 4, 1, AHEAD>(),
+            6 if const { may_have::<C>(6) } => self.groups::<Q, C, 4, 2, AHEAD>(),
+            // There are no others.
+            _ => {}
         }
     }
 
     #[inline(always)]
     fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const AHEAD: bool>(self) {
-        // Only they have groups of 16.
-        if C::SUPER && self.product.panels.form.group_size < SUB_BLOCK {
+        if const { C::HALVES } {
             self.all_columns::<Q, C, LOW, HIGH, AHEAD, 2>();
         } else {
             self.all_columns::<Q, C, LOW, HIGH, AHEAD, 1>();

@@ -17,6 +17,15 @@ pub(super) trait Scaling {
     const OFFSETS: bool;
     /// The pairs of groups in a block, if they have integers for offsets.
     const PAIRS: usize = 0;
+    /// Whether a group is half a sub-block.
+    const HALVES: bool = false;
+    /// The bits that quants have, a bit of this for each: code for others is not compiled.
+    const BITS: u32;
+}
+
+/// Whether quants may have so many bits.
+pub(super) const fn may_have<C: Scaling>(bits: u32) -> bool {
+    C::BITS >> bits & 1 == 1
 }
 
 /// Scales, and perhaps offsets, that are floats.
@@ -28,12 +37,21 @@ pub(super) struct Super<const PAIRS: usize>;
 impl<const OFFSETS: bool> Scaling for Plain<OFFSETS> {
     const SUPER: bool = false;
     const OFFSETS: bool = OFFSETS;
+    // GGUF's of 4, 5 and 8 bits; with offsets MLX's as well.
+    const BITS: u32 = if OFFSETS { 0b1_0111_1100 } else { 0b1_0011_0000 };
 }
 
 impl<const PAIRS: usize> Scaling for Super<PAIRS> {
     const SUPER: bool = true;
     const OFFSETS: bool = PAIRS > 0;
     const PAIRS: usize = PAIRS;
+    const HALVES: bool = PAIRS != 4;
+    // Q3_K and Q6_K; Q4_K and Q5_K; Q2_K.
+    const BITS: u32 = match PAIRS {
+        0 => 0b100_1000,
+        4 => 0b11_0000,
+        _ => 0b100,
+    };
 }
 
 /// Pairs of groups in a block, at most.

@@ -275,12 +275,17 @@ macro_rules! products {
                     "tileloadd tmm6, [{second1} + {second_stride}*1]",
                     "tileloadd tmm7, [{second2} + {second_stride}*1]",
                     // Few rows wait for memory, which is asked for well ahead: of a packed weight, whose rows of words
-                    // follow each other, what comes two steps later.
+                    // follow each other, what comes two steps later into the second cache, and the next step into the
+                    // first. Asked for into the first alone, it came more slowly.
                     ".irp row,0,256,512,768,1024,1280,1536,1792,2048,2304,2560,2816,3072,3328,3584,3840",
-                    "prefetcht0 [{second} + \\row + 8192]",
-                    "prefetcht0 [{second} + \\row + 8256]",
-                    "prefetcht0 [{second} + \\row + 8320]",
-                    "prefetcht0 [{second} + \\row + 8384]",
+                    "prefetcht1 [{second} + \\row + 8192]",
+                    "prefetcht0 [{second} + \\row + 4096]",
+                    "prefetcht1 [{second} + \\row + 8256]",
+                    "prefetcht0 [{second} + \\row + 4160]",
+                    "prefetcht1 [{second} + \\row + 8320]",
+                    "prefetcht0 [{second} + \\row + 4224]",
+                    "prefetcht1 [{second} + \\row + 8384]",
+                    "prefetcht0 [{second} + \\row + 4288]",
                     ".endr",
                     concat!($product, " tmm0, tmm4, tmm5"),
                     "tileloadd tmm5, [{second3} + {second_stride}*1]",

@@ -67,6 +67,8 @@ impl MemoryPool {
         let reused = if fresh { None } else { state.reuse(capacity) };
         if reused.is_none() {
             state.make_room();
+        } else {
+            state.reached();
         }
         drop(state);
 
@@ -76,6 +78,9 @@ impl MemoryPool {
             let message = format!("the system has no {capacity} bytes to give; use a smaller context or batch");
             return Err(Error::Device { op: "allocate", device: "cpu", message });
         };
+        if !dirty {
+            self.lock().reached();
+        }
         let mut buffer = Buffer::new(Source::Pooled { allocation, pool: self.clone() }, len);
         if dirty
             && contents == Contents::Zeros
@@ -105,12 +110,16 @@ impl MemoryPool {
             let message = format!("the system has no {capacity} bytes to give; use a smaller model");
             return Err(Error::Device { op: "allocate", device: "cpu", message });
         };
+        state.reached();
         Ok(Buffer::new(Source::Pooled { allocation, pool: self.clone() }, len))
     }
 
     /// A buffer over the host's bytes, kept alive and counted until it drops.
     pub(crate) fn share(self: &Arc<Self>, bytes: Bytes) -> Result<Buffer> {
-        self.lock().reserve(bytes.len())?;
+        let mut state = self.lock();
+        state.reserve(bytes.len())?;
+        state.reached();
+        drop(state);
         let len = bytes.len();
         Ok(Buffer::new(Source::Shared { bytes, pool: self.clone() }, len))
     }
@@ -146,17 +155,22 @@ impl MemoryPool {
 }
 
 impl State {
+    /// Counts `bytes` as in use, if the limit allows it; once they are there, call [`State::reached`].
     fn reserve(&mut self, bytes: usize) -> Result<()> {
         let active = self.memory.active;
         let limit = self.limit.unwrap_or(usize::MAX);
         match active.checked_add(bytes) {
             Some(total) if total <= limit => {
                 self.memory.active = total;
-                self.memory.peak = self.memory.peak.max(total);
                 Ok(())
             }
             _ => Err(Error::Memory { device: "cpu", requested: bytes, active, limit }),
         }
+    }
+
+    /// What was reserved is there.
+    fn reached(&mut self) {
+        self.memory.peak = self.memory.peak.max(self.memory.active);
     }
 
     /// The smallest free buffer that has `capacity`, which is counted already. Of those that the system would have to
@@ -298,20 +312,20 @@ impl Slab {
 
 /// So much zeroed memory from a large page's start on, with the mapping it is in.
 fn map_aligned(capacity: usize) -> Option<(MmapMut, NonNull<u8>)> {
-    let mut mapping = MmapMut::map_anon(capacity.checked_add(LARGE_PAGE)?).ok()?;
+    let large = on_large_pages(capacity)?;
+    let mut mapping = MmapMut::map_anon(capacity.max(large).checked_add(LARGE_PAGE)?).ok()?;
     let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
     // Where there are no large pages, small ones will do.
     #[cfg(target_os = "linux")]
-    let _ = mapping.advise_range(memmap2::Advice::HugePage, skipped, on_large_pages(capacity));
+    let _ = mapping.advise_range(memmap2::Advice::HugePage, skipped, large);
     let start = NonNull::new(mapping.get_mut(skipped..)?.as_mut_ptr())?;
     Some((mapping, start))
 }
 
-/// Bytes of a block that go on large pages: a page that would be mostly empty would be memory lost, and there are as
-/// many as there are weights.
-#[cfg(target_os = "linux")]
-fn on_large_pages(capacity: usize) -> usize {
-    (capacity + LARGE_PAGE / 4) / LARGE_PAGE * LARGE_PAGE
+/// Bytes of a block that go on large pages, perhaps more than it has: a page that would be mostly empty would be memory
+/// lost, and there are as many as there are weights. `None` beyond all memory.
+fn on_large_pages(capacity: usize) -> Option<usize> {
+    Some(capacity.checked_add(LARGE_PAGE / 4)? / LARGE_PAGE * LARGE_PAGE)
 }
 
 // SAFETY: an allocation is plain memory with one owner; nothing in it is tied to a thread.
@@ -510,7 +524,8 @@ mod tests {
         assert!(matches!(too_large, Err(Error::Memory { requested: 8192, active: 0, .. })));
         pool.set_limit(None);
         assert!(pool.take(usize::MAX / 4, Contents::Zeros).is_err(), "no machine has that much");
-        assert_eq!(pool.memory().active, 0);
+        assert!(pool.take_lasting(usize::MAX / 4, Contents::Zeros).is_err(), "nor for weights");
+        assert_eq!((pool.memory().active, pool.memory().peak), (0, 4096), "what never was there does not count");
         Ok(())
     }
 

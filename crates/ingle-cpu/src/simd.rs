@@ -6,7 +6,6 @@
 //! `#[inline(always)]`, so that the kernel's whole body is compiled with the instruction set enabled.
 
 /// Writes methods of a vector type, whose bodies the trait's contract vouches for.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vouched {
     ($($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {
         $($(#[$doc])*

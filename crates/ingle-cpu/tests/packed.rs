@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use half::bf16;
 use ingle_cpu::{CpuDevice, CpuOptions, Isa};
-use ingle_tensor::{BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Tensor};
+use ingle_tensor::{BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Spec, Tensor};
 
 fn device(isa: Isa, threads: usize) -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap())
@@ -263,6 +265,40 @@ fn a_few_columns_of_a_transpose_are_those_of_all_good() {
 }
 
 #[test]
+fn a_transpose_of_very_long_rows_good() {
+    // So long that four megabytes hold none of them.
+    let (m, n, k) = (2, 2, (1 << 21) + 2);
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let ones = |shape| Tensor::full(&device, shape, DType::BF16, 1.0).unwrap();
+        let x = ones([k, m]).permute(&[1, 0]).unwrap();
+        let found = x.linear(&ones([n, k]), None).unwrap().cast(DType::F32).unwrap().to_vec::<f32>().unwrap();
+        // A bf16 next to it.
+        assert!(found.iter().all(|x| (x / k as f32 - 1.0).abs() < 0.005), "{isa}: {found:?}");
+    }
+}
+
+#[test]
+fn operands_may_begin_at_any_element_ugly() {
+    let (m, n, k) = (300, 8, 64);
+    let halves: Vec<bf16> = numbers(m * k, 5).into_iter().map(bf16::from_f32).collect();
+    let aligned = Bytes::copy_from_slice(bytemuck::cast_slice(&halves));
+    let mut bytes = vec![0; 2];
+    bytes.extend_from_slice(&aligned);
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let weight = dense(&device, DType::BF16, [n, k]);
+        let product = |bytes: Bytes| {
+            let x = Tensor::from_bytes(&device, bytes, Spec::new([m, k], DType::BF16)).unwrap();
+            x.linear(&weight, None).unwrap().cast(DType::F32).unwrap().to_vec::<f32>().unwrap()
+        };
+        // Of the two beginnings one is no multiple of four, wherever the bytes lie.
+        let apart = Bytes::from(bytes.clone()).slice(2..);
+        assert_eq!(product(apart), product(aligned.clone()), "{isa}");
+    }
+}
+
+#[test]
 fn what_was_multiplied_may_change_afterwards_ugly() {
     let device = device(Isa::best(), 2);
     let (m, n, k) = (300, 64, 64);
@@ -314,14 +350,16 @@ fn rows_taken_are_those_of_the_whole_good() {
 fn what_is_not_finite_stays_so_ugly() {
     for isa in Isa::available() {
         let device = device(isa, 1);
-        let weight = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), [3, 64]);
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut values = vec![1.0; 2 * 64];
-            values[70] = bad;
-            let x = Tensor::from_slice(&device, &values, [2, 64]).unwrap();
-            let found = x.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
-            assert!(found[..3].iter().all(|x| x.is_finite()), "{isa}: the other row");
-            assert!(found[3..].iter().all(|x| !x.is_finite()), "{isa}: {found:?}");
+        for quantization in quantisations() {
+            let weight = quantised(&device, quantization, [3, 512]);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![1.0; 2 * 512];
+                values[700] = bad;
+                let x = Tensor::from_slice(&device, &values, [2, 512]).unwrap();
+                let found = x.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
+                assert!(found[..3].iter().all(|x| x.is_finite()), "{isa}, {quantization}: the other row");
+                assert!(found[3..].iter().all(|x| !x.is_finite()), "{isa}, {quantization}: {found:?}");
+            }
         }
     }
 }

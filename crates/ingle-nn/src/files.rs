@@ -99,8 +99,8 @@ impl ModelFiles {
         }
     }
 
-    /// The file's content, or `None` if there is no such file. A file on disk is memory-mapped: it must not
-    /// be shortened while the bytes are in use.
+    /// The file's content, or `None` if there is no such file. A file on disk is memory-mapped: it must be
+    /// neither changed nor shortened while the bytes are in use.
     ///
     /// # Errors
     /// [`Error::Io`] if it is there but cannot be read.

@@ -94,7 +94,8 @@ impl GgufTensor {
 }
 
 impl Gguf {
-    /// Opens and checks a file; it is memory-mapped, and must not be shortened while it is in use.
+    /// Opens and checks a file; it is memory-mapped, and must be neither changed nor shortened while it is in
+    /// use.
     ///
     /// # Errors
     /// [`Error::MissingFile`] and [`Error::Io`] if it cannot be read, and what [`Gguf::read`] refuses.
@@ -107,7 +108,8 @@ impl Gguf {
         }
     }
 
-    /// Opens every file of a model that was split (`model-00001-of-00003.gguf` …), of which `path` is the first;
+    /// Opens every file of a model that was split (`model-00001-of-00003.gguf` …), of which `path` is the first; none
+    /// may be changed or shortened while it is in use.
     /// one file if it was not. The metadata are those of the first.
     ///
     /// # Errors
@@ -119,7 +121,8 @@ impl Gguf {
         let number = first.metadata.find::<u32>("split.no")?.unwrap_or(0);
         let mut parts = vec![first];
         if count > 1 && (number != 0 || part_path(path, 1, count).as_deref() != Some(path)) {
-            let message = format!("is part {} of {count}; give the part named *-00001-of-{count:05}.gguf", number + 1);
+            let message =
+                format!("is part {} of {count}; give the part named *-00001-of-{count:05}.gguf", u64::from(number) + 1);
             return Err(parts.remove(0).malformed(message));
         }
         for number in 2..=count {

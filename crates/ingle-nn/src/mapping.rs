@@ -28,7 +28,7 @@ const SMALL: usize = 64 << 10;
 pub(crate) struct Mapping(Arc<Mmap>);
 
 impl Content {
-    /// Maps a file, or gives `None` if there is none. It must not be shortened while it is in use.
+    /// Maps a file, or gives `None` if there is none. It must be neither changed nor shortened while it is in use.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let io = |source| Error::Io { file: path.display().to_string(), source };
         let file = match File::open(path) {
@@ -39,8 +39,8 @@ impl Content {
         if file.metadata().map_err(io)?.len() == 0 {
             return Ok(Some(Content::Memory(Bytes::new())));
         }
-        // SAFETY: the mapping is read-only and private to this process; that nobody shortens a model file while it is
-        // loaded is documented here and wherever this is called as the caller's duty.
+        // SAFETY: the mapping is read-only; that nobody changes or shortens a model file while it is loaded is documented
+        // here and wherever this is called as the caller's duty.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Some(Content::Mapped(Mapping(Arc::new(map)))))
     }
@@ -88,8 +88,8 @@ impl Mapping {
         let end = end.min(self.0.len());
         if start < end {
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is read-only, private and of a file, and begins at a page. Its pages hold nothing but
-            // the file's content, so the system fills them with the same bytes when they are read again.
+            // SAFETY: the map is read-only and of a file, and begins at a page. Its pages hold nothing but the file's
+            // content, which does not change, so the system fills them with the same bytes when they are read again.
             let advised = unsafe { self.0.unchecked_advise_range(advice, start, end - start) };
             // Where the system will not, nothing is lost but memory.
             drop(advised);
@@ -124,16 +124,28 @@ impl Drop for Part {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Pages of this process that are in memory and belong to files, for one test at a time.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) struct FilePages {
+    _turn: std::sync::MutexGuard<'static, ()>,
+}
 
-    /// Pages of this process that are in memory and belong to files.
-    #[cfg(target_os = "linux")]
-    fn file_pages() -> usize {
+#[cfg(all(test, target_os = "linux"))]
+impl FilePages {
+    pub(crate) fn new() -> Self {
+        static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        FilePages { _turn: TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(2).unwrap().parse().unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn written(content: &[u8]) -> Content {
         let folder = tempfile::tempdir().unwrap();
@@ -146,16 +158,17 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn pages_are_given_back_with_the_last_handle_good() {
+        let pages = FilePages::new();
         let content: Vec<u8> = (0..64 << 20).map(|i: u32| (i / 4096) as u8).collect();
         let mapped = written(&content);
         let part = mapped.part(5..content.len() - 5);
         let read = |part: &Bytes| part.iter().step_by(4096).map(|byte| usize::from(*byte)).sum::<usize>();
         let sum = read(&part);
-        let (clone, full) = (part.clone(), file_pages());
+        let (clone, full) = (part.clone(), pages.count());
         drop(part);
-        assert!(file_pages() + 1000 > full, "a handle is left");
+        assert!(pages.count() + 1000 > full, "a handle is left");
         drop(clone);
-        assert!(file_pages() + 15_000 < full, "{full} pages before, {} after", file_pages());
+        assert!(pages.count() + 15_000 < full, "{full} pages before, {} after", pages.count());
         // What is read again is the same.
         assert_eq!(read(&mapped.part(5..content.len() - 5)), sum);
         assert_eq!(mapped.bytes(), content);

@@ -181,7 +181,7 @@ impl Loader<'_> {
         const REPORT: usize = 16 << 20;
         for part in content.chunks(REPORT) {
             for page in part.chunks(PAGE) {
-                std::hint::black_box(page.first());
+                std::hint::black_box(page.first().copied());
             }
             self.report(part.len());
         }

@@ -90,6 +90,10 @@ pub(crate) fn paged_attention(
     let shared = MOST_ROWS / group.max(1);
     let spread = (output.shape[0] * kv_heads).div_ceil(4 * cx.pool.threads());
     let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), shared.min(spread).max(1))?;
+    // Of no heads, or of heads of no features, there is nothing to compute.
+    if output.shape.elements() == 0 {
+        return in_dtype(cx, OP, output, |_| Ok(()));
+    }
     let work = Work { cx, parameters, table, tiles, tiled: false, q: packed(&q), keys: &keys, values: &values, output };
     match keys.dtype() {
         DType::F32 => work.run(Multiplier::<Widened<f32>>::widened(cx.isa)),
@@ -98,9 +102,7 @@ pub(crate) fn paged_attention(
         _ => {
             #[cfg(target_arch = "x86_64")]
             if let Some(multiplier) = Multiplier::pairs(cx.isa) {
-                // Tiles of nothing there are none.
-                let tiled = cx.isa == Isa::Amx && output.shape.elements() > 0;
-                return Work { tiled, ..work }.run(multiplier);
+                return Work { tiled: cx.isa == Isa::Amx, ..work }.run(multiplier);
             }
             work.run(Multiplier::<Widened<bf16>>::widened(cx.isa))
         }

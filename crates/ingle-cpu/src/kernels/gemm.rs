@@ -85,7 +85,7 @@ fn of_words<F: Word>(
     let steps = k.div_ceil(F::Factor::DEPTH);
     let tiled = multiplies_tiles::<F>(cx.isa);
     let (x, together) = if tiled && is_transposed(x.layout()) && x.packing().is_none() {
-        let together = (TURNED / (steps * size_of::<u32>()).max(1)).next_multiple_of(ROWS);
+        let together = (TURNED / (steps * size_of::<u32>()).max(1)).max(1).next_multiple_of(ROWS);
         (x.rounded(cx)?.unwrap_or(x), together)
     } else {
         (x, m)

@@ -8,8 +8,9 @@
 //! count as zero (Intel's *Architecture Instruction Set Extensions Programming Reference*, `TDPBF16PS`). So a sum
 //! depends on its own row and column only, whatever else is in the tiles.
 //!
-//! Every function here is one block of assembly from the tiles' configuration to their release, so that no tile is in
-//! use where the compiler does not know of it; those of [`quads`] leave the tiles configured, but nothing in them.
+//! What is in the tiles never outlasts a block of assembly, so that none is in use where the compiler does not know of
+//! it. Their configuration does, since it takes as long as several products: it lasts as long as an [`Own`] lives,
+//! which releases the tiles.
 
 pub(crate) mod quads;
 pub(crate) mod words;
@@ -322,7 +323,8 @@ macro_rules! products {
             }
         }
 
-        /// Rows of two tiles, as they are configured, with 32 columns, `steps` tiles of each. The second tile's rows are `SIDE` after the first's.
+        /// Rows of two tiles, as they are configured, with 32 columns, `steps` tiles of each. The second tile's rows are
+        /// `SIDE` after the first's.
         unsafe fn $square(part: &TileProduct, steps: usize) {
             // Few registers are free: a count takes that of `adds`.
             // SAFETY: as above. What is asked for ahead need not be there.

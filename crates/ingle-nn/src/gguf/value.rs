@@ -148,7 +148,7 @@ impl Value {
     }
 }
 
-/// Type and value, quoteed: `u32 16`, a quoted text, `array of 3 f32`.
+/// Type and value, quoted: `u32 16`, a quoted text, `array of 3 f32`.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -185,7 +185,11 @@ impl Form {
             // Scales are halves.
             Form::Blocks(_) => DType::F16,
         };
-        if narrowest == DType::F16 { f16::MAX.to_f32() } else { f32::MAX }
+        match narrowest {
+            DType::F16 => f16::MAX.to_f32(),
+            DType::BF16 => bf16::MAX.to_f32(),
+            _ => f32::MAX,
+        }
     }
 }
 

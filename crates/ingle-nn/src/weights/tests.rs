@@ -158,3 +158,21 @@ fn large_tensor_reports_as_it_is_read_ugly() {
     Weights::new(&checkpoint, &cpu(), None, &mut on_progress).tensor("w", [20 << 20], 0.0).unwrap();
     assert_eq!(seen, [16, 32, 40]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn large_tensor_is_in_memory_once_it_is_loaded_good() {
+    let header = br#"{"w":{"dtype":"F16","shape":[33554432],"data_offsets":[0,67108864]}}"#;
+    let content = [&(header.len() as u64).to_le_bytes()[..], header, &vec![0; 64 << 20]].concat();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), content).unwrap();
+    let checkpoint = Checkpoint::open(&ModelFiles::directory(folder.path()).unwrap()).unwrap();
+    let mut on_progress = |_| {};
+    let pages = crate::mapping::FilePages::new();
+    let before = pages.count();
+    let weights = Weights::new(&checkpoint, &cpu(), None, &mut on_progress);
+    let kept = weights.tensor("w", [32 << 20], 0.0).unwrap();
+    let after = pages.count();
+    assert!(after > before + 15_000, "{before} pages before, {after} after");
+    drop(kept);
+}

@@ -155,7 +155,7 @@ pub(super) enum Rows {
         rows: Buffer,
         apart: usize,
     },
-    /// Without gaps f32 are words as they are, and so are bf16 of an even number.
+    /// Without gaps f32 are words as they are, and so are bf16 of an even number that begin where a word may.
     Own(CpuStorage),
 }
 
@@ -167,7 +167,8 @@ impl Rows {
         let x = contiguous(cx, x)?;
         let [m, k] = rows_and_columns(x.layout());
         let x = if k.is_multiple_of(2) { x.rounded(cx)?.unwrap_or(x) } else { x };
-        if x.dtype() == DType::BF16 && k.is_multiple_of(2) && x.layout().offset().is_multiple_of(2) {
+        // A host's bytes may begin at any bf16.
+        if x.dtype() == DType::BF16 && k.is_multiple_of(2) && x.contiguous_bytes().as_ptr().cast::<u32>().is_aligned() {
             return Ok(Rows::Own(x));
         }
         let steps = k.div_ceil(2);

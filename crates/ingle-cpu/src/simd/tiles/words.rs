@@ -7,7 +7,7 @@ use std::arch::asm;
 use super::quads::{Configured, GroupSums, STEP, SUMS, SUMS_ROW, TILE};
 use super::{ROW, SIDE};
 
-/// The products of the rows with [`COLUMNS`] columns.
+/// The products of the rows with [`COLUMNS`](super::quads::COLUMNS) columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WordProduct {
     /// Signed bytes, [`ROW`] of each of [`SIDE`] rows, and the next ones of each behind.
@@ -30,7 +30,7 @@ impl Configured {
     ///
     /// # Safety
     /// The tiles are configured for groups of [`ROW`] bytes or more. As many rows as configured are there of the first
-    /// operand, and [`COLUMNS`] of the others; all hold that many tiles, at least one. There is room for the sums.
+    /// operand, and [`COLUMNS`](super::quads::COLUMNS) of the others; all hold that many tiles, at least one. There is room for the sums.
     #[inline(always)]
     pub(crate) unsafe fn multiply_words(&self, part: WordProduct) {
         // SAFETY: the caller vouches for the operands and sums, and that the tiles are configured.

@@ -77,7 +77,7 @@ const DTYPES: [(DType, DType); 7] = [
 ];
 
 /// Prompts, chunks and single tokens, alone and mixed.
-const BATCHES: [Batch; 11] = [
+const BATCHES: [Batch; 13] = [
     Batch { heads: [1, 1, 1], block_size: 1, sequences: &[(1, 1)] },
     Batch { heads: [2, 1, 8], block_size: 4, sequences: &[(3, 0)] },
     Batch { heads: [2, 1, 8], block_size: 4, sequences: &[] },
@@ -89,6 +89,8 @@ const BATCHES: [Batch; 11] = [
     Batch { heads: [6, 2, 32], block_size: 8, sequences: &[(8, 8), (16, 1), (33, 7), (5, 5), (1, 1)] },
     Batch { heads: [2, 2, 128], block_size: 16, sequences: &[(33, 1), (16, 1), (3, 1)] },
     Batch { heads: [4, 1, 256], block_size: 32, sequences: &[(40, 5)] },
+    Batch { heads: [0, 1, 32], block_size: 4, sequences: &[(20, 12)] },
+    Batch { heads: [2, 1, 0], block_size: 4, sequences: &[(5, 2)] },
 ];
 
 pub(super) fn paged_attention() -> Vec<Case> {

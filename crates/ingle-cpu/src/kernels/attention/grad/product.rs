@@ -123,9 +123,9 @@ impl<F: Floats> Product<'_, F> {
     pub(super) fn check(&self) {
         let Product { rows, lanes, columns, .. } = *self;
         let depth = F::Factor::DEPTH;
-        debug_assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
-        debug_assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
-        debug_assert!(
+        assert!(rows.is_multiple_of(ROWS) && columns.is_multiple_of(COLUMNS));
+        assert!(self.sums.to.len() >= (rows - 1) * self.sums.row + columns);
+        assert!(
             lanes == 0
                 || self.left.factors.len() >= self.left.at(rows - 1, lanes - 1) + depth
                     && self.right.factors.len() >= self.right.at(columns - 1, lanes - 1) + depth

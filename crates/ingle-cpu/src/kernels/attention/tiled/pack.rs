@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Keys and values out of the cache as panels: of each step along the inner axis (two features of keys, two positions
-//! of values, half of 32 from each other) what it takes of 32 columns (keys, or features of values) lies beside each other, word by word.
+//! of values, half of 32 from each other) what it takes of 32 columns (keys, or features of values) lies beside each
+//! other, word by word.
 
 use std::ops::Range;
 

@@ -184,7 +184,10 @@ impl QuadKernel for Round<'_> {
                     } else if group % 2 == 0 {
                         before = sum;
                     } else {
-                        to.pairs.add(group - 1).cast_mut().write(-before & 0xffff | -sum << 16);
+                        to.pairs
+                            .add(group - 1)
+                            .cast_mut()
+                            .write(before.wrapping_neg() & 0xffff | sum.wrapping_neg() << 16);
                     }
                     group += 1;
                 }

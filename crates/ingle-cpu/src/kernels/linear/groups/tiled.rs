@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Many rows by the tiles of AMX.
 //!
-//! Where groups have floats for scales, the tiles give the integer sums of each group; vectors make floats of them as everywhere else, in the same order,
-//! so that the bits are the same. The two take turns: interleaved, they took as long as one after the other, or longer,
-//! as if vectors had but one of their two ports while tiles are at work, and the sums of two turns leave the first cache.
+//! Where groups have floats for scales, the tiles give the integer sums of each group; vectors make floats of them as
+//! everywhere else, in the same order, so that the bits are the same. The two take turns: interleaved, they took as long
+//! as one after the other, or longer, since vectors of 512 bits wait for one of their two ports while tiles are at work
+//! (`docs/cpu.md` has the figures), and the sums of two turns leave the first cache.
 //!
 //! What both work on has to stay in the first cache, whose 48 KiB hold the quants of half a panel's block, a tile's rows
 //! and the sums of their groups, if each lies in one piece: so the quants are laid out by halves, and rows by tiles.
@@ -84,7 +85,7 @@ impl Groups<'_> {
         }
         STRIP_MEMORY.with_borrow_mut(|strip| {
             WORK.with_borrow_mut(|work| {
-                let panel = Panel { product: self, strip, work, panel, rows, columns, out };
+                let panel = Panel { product: self, strip, work: work.as_mut(), panel, rows, columns, out };
                 // SAFETY: the caller's promise.
                 unsafe { self.isa.dispatch_tiles(panel) }
             });
@@ -92,18 +93,19 @@ impl Groups<'_> {
     }
 }
 
-/// A panel and the rows that meet it. Made only with an `out` that holds its outputs, on a machine with tiles.
-struct Panel<'a> {
+/// A panel, the rows that meet it, and what tiles work on. Made only with an `out` that holds its outputs, on a machine
+/// with tiles.
+struct Panel<'a, W> {
     product: &'a Groups<'a>,
     strip: &'a mut Strip,
-    work: &'a mut Work,
+    work: &'a mut W,
     panel: usize,
     rows: Range<usize>,
     columns: usize,
     out: *mut f32,
 }
 
-impl Kernel for Panel<'_> {
+impl Kernel for Panel<'_, Work> {
     type Output = ();
 
     #[inline(always)]
@@ -118,7 +120,7 @@ impl Kernel for Panel<'_> {
     }
 }
 
-impl Panel<'_> {
+impl Panel<'_, Work> {
     #[inline(always)]
     fn strips<S: Simd, const OFFSETS: bool, const SIGNED: bool>(self) {
         const { assert!(WIDTH * S::LANES == COLUMNS) };

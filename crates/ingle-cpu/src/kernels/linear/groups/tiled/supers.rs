@@ -12,6 +12,7 @@ use ingle_tensor::{GroupForm, Offsets};
 use super::super::rounding::Rounded;
 use super::super::supers::{Columns, Scaling, Super};
 use super::super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
+use super::Panel;
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS};
 use crate::simd::tiles::quads::{COLUMNS, Configured};
@@ -48,24 +49,14 @@ impl Groups<'_> {
     pub(super) unsafe fn tiled_supers(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
         STRIP_MEMORY.with_borrow_mut(|strip| {
             WORK.with_borrow_mut(|work| {
+                let work = work.as_mut();
                 self.isa.dispatch_quads(Panel { product: self, strip, work, panel, rows, columns, out });
             });
         });
     }
 }
 
-/// A panel and the rows that meet it. Made only with an `out` that holds its outputs, on a machine with tiles.
-struct Panel<'a> {
-    product: &'a Groups<'a>,
-    strip: &'a mut Strip,
-    work: &'a mut Work,
-    panel: usize,
-    rows: Range<usize>,
-    columns: usize,
-    out: *mut f32,
-}
-
-impl QuadKernel for Panel<'_> {
+impl QuadKernel for Panel<'_, Work> {
     type Output = ();
 
     #[inline(always)]
@@ -79,7 +70,7 @@ impl QuadKernel for Panel<'_> {
     }
 }
 
-impl Panel<'_> {
+impl Panel<'_, Work> {
     #[inline(always)]
     fn blocks<Q: Quads, C: Scaling>(self) {
         let Panel { product, strip, work, panel, rows, columns, out } = self;

@@ -50,6 +50,11 @@ const CHUNK: usize = 256;
 /// The most rows (tokens times the heads that share a key) in a tile, if a token has not more alone.
 const MOST_ROWS: usize = 192;
 
+/// As [`MOST_ROWS`], of products of whole tiles: they are so fast that what rows share, keys and values laid out anew,
+/// counts for more.
+#[cfg(target_arch = "x86_64")]
+const TILED_MOST_ROWS: usize = 384;
+
 /// Up to this number of rows a tile has few.
 const FEW_ROWS: usize = 8;
 
@@ -86,8 +91,13 @@ pub(crate) fn paged_attention(
     };
     let kv_heads = keys.layout().shape()[1];
     let group = output.shape[1] / kv_heads;
+    let most_rows = match (cx.isa, keys.dtype()) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx, DType::BF16) => TILED_MOST_ROWS,
+        _ => MOST_ROWS,
+    };
     // Large tiles share more, as long as every thread gets some.
-    let shared = MOST_ROWS / group.max(1);
+    let shared = most_rows / group.max(1);
     let spread = (output.shape[0] * kv_heads).div_ceil(4 * cx.pool.threads());
     let tiles = tiles(&table, parameters, (packed(&sequences), packed(&positions)), shared.min(spread).max(1))?;
     // Of no heads, or of heads of no features, there is nothing to compute.

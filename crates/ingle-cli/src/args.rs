@@ -18,7 +18,7 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Green.on_default())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Run, serve, fine-tune and train language models on the machine you own.
+/// Run, fine-tune and train language models on the machine you own.
 ///
 /// A model is a directory as the Hugging Face hub has them (config.json,
 /// tokenizer.json, *.safetensors) or a .gguf file. The model `demo` is built in,
@@ -61,7 +61,7 @@ pub struct ModelArgs {
     pub kv_dtype: Option<DType>,
 
     /// Threads to compute with; one for each core if not given
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = |s: &str| up_to(s, MOST_THREADS))]
     pub threads: Option<usize>,
 
     /// Tokens a sequence may have, prompt and answer together; the model's own limit if not given
@@ -232,6 +232,15 @@ pub fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
         Ok(number) => Ok(number),
     }
+}
+
+/// More threads than any machine has cores: so many that the system might not start them.
+const MOST_THREADS: usize = 4096;
+
+/// A whole number from 1 to `most`.
+pub fn up_to(text: &str, most: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from 1 to {most}"))
 }
 
 pub fn positive_number(text: &str) -> Result<f64, String> {

@@ -109,6 +109,8 @@ pub enum Sink {
     Stdout,
     /// A file that is not yet in place.
     File { temporary: File, part: PathBuf, target: PathBuf },
+    /// A pipe or a device, which results are written into as they come: nothing may take its place.
+    Stream { file: File, target: PathBuf },
 }
 
 impl Sink {
@@ -118,6 +120,13 @@ impl Sink {
     /// If the file cannot be made.
     pub fn open(target: Option<&Path>) -> Result<Self, Failure> {
         let Some(target) = target else { return Ok(Sink::Stdout) };
+        // A link stays, and what it points at is written.
+        let followed = std::fs::canonicalize(target);
+        let target = followed.as_deref().unwrap_or(target);
+        if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) {
+            let file = File::options().write(true).open(target).map_err(|error| unwritten(target, &error))?;
+            return Ok(Sink::Stream { file, target: target.into() });
+        }
         let mut part = target.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
@@ -132,10 +141,10 @@ impl Sink {
     pub fn write(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
         match self {
             Sink::Stdout => crate::output::json(value),
-            Sink::File { temporary, part, .. } => {
+            Sink::File { temporary: file, part: path, .. } | Sink::Stream { file, target: path } => {
                 let mut line = serde_json::to_vec(value)?;
                 line.push(b'\n');
-                Ok(io::Write::write_all(temporary, &line).map_err(|error| unwritten(part, &error))?)
+                Ok(io::Write::write_all(file, &line).map_err(|error| unwritten(path, &error))?)
             }
         }
     }
@@ -143,10 +152,10 @@ impl Sink {
     /// The error for work that was interrupted after `done` of `total` results: says where those are.
     pub fn interrupted(&self, done: usize, total: usize) -> Failure {
         match self {
-            Sink::Stdout => format!("interrupted after {done} of {total}").into(),
-            Sink::File { part, .. } => {
+            Sink::File { part, .. } if done > 0 => {
                 format!("interrupted after {done} of {total}; what was done is in {}", part.display()).into()
             }
+            _ => format!("interrupted after {done} of {total}").into(),
         }
     }
 
@@ -156,7 +165,7 @@ impl Sink {
     /// If it cannot be renamed.
     pub fn finish(self) -> Result<(), Failure> {
         match &self {
-            Sink::Stdout => Ok(()),
+            Sink::Stdout | Sink::Stream { .. } => Ok(()),
             Sink::File { temporary, part, target } => {
                 temporary.sync_all().map_err(|error| unwritten(part, &error))?;
                 Ok(std::fs::rename(part, target).map_err(|error| unwritten(target, &error))?)
@@ -201,6 +210,44 @@ mod tests {
         assert!(error.to_string().starts_with("f, line 2: expected UTF-8"), "{error}");
         let objects = read("{\"a\": 1, \"b\": 2}\n".as_bytes(), "f", true).unwrap();
         assert_eq!(text_of(&objects[0], &["text"]).unwrap_err().to_string(), "expected a field `text`, found: a, b");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_and_devices_stay_what_they_are_ugly() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut sink = Sink::open(Some(&link)).unwrap();
+        sink.write(&1).unwrap();
+        sink.finish().unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "1\n");
+        // A device, by way of a link, so that a failure of this test replaces no more than the link.
+        let device = folder.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        let mut sink = Sink::open(Some(&device)).unwrap();
+        assert!(matches!(sink, Sink::Stream { .. }));
+        sink.write(&1).unwrap();
+        sink.finish().unwrap();
+        assert!(std::fs::metadata(&device).unwrap().file_type().is_char_device());
+    }
+
+    #[test]
+    fn a_folder_is_no_place_for_results_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Sink::open(Some(folder.path())).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("name a file that can be written"), "{error}");
+    }
+
+    #[test]
+    fn an_interruption_names_only_what_is_there_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = Sink::open(Some(&folder.path().join("file"))).unwrap();
+        assert_eq!(sink.interrupted(0, 3).to_string(), "interrupted after 0 of 3");
+        assert!(sink.interrupted(1, 3).to_string().ends_with("file.part"));
     }
 
     #[test]

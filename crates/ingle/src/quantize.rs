@@ -38,6 +38,8 @@ pub struct Quantized {
     pub bytes: usize,
     /// How many there are.
     pub parameters: usize,
+    /// Matrices that stay as they were: groups of an MLX model's size do not divide their rows.
+    pub left: usize,
 }
 
 /// Writes the model called `model` (see [`crate::load`]) to `out`, in another format. `progress` is called after every
@@ -70,7 +72,7 @@ pub fn quantize(
     }
     let export = Export::open(&files)?;
     let mut pace = Pace { read: 0, total: export.bytes(), cancel, progress };
-    let bytes = match *format {
+    let (bytes, left) = match *format {
         QuantizeFormat::Mlx { bits, group_size } => {
             one_of("bits", bits, &Quantization::AFFINE_BITS)?;
             one_of("group_size", group_size, &Quantization::AFFINE_GROUPS)?;
@@ -79,10 +81,11 @@ pub fn quantize(
         QuantizeFormat::Gguf(gguf_type) => {
             let plan = export.to_gguf(gguf_type)?;
             let vocabulary = GgufVocabulary::from_files(&files, export.vocab_size())?;
-            gguf::write(plan, &vocabulary, out, &mut pace)?
+            (gguf::write(plan, &vocabulary, out, &mut pace)?, 0)
         }
     };
-    Ok(Quantized { path: out.into(), original_bytes: export.bytes(), bytes, parameters: export.parameters() })
+    let (original_bytes, parameters) = (export.bytes(), export.parameters());
+    Ok(Quantized { path: out.into(), original_bytes, bytes, parameters, left })
 }
 
 fn one_of(option: &'static str, found: usize, allowed: &[usize]) -> Result<()> {

@@ -122,6 +122,18 @@ fn gguf_files_are_found_good() {
 }
 
 #[test]
+fn matrices_that_groups_do_not_divide_are_counted_ugly() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = |group_size: usize| {
+        let out = folder.path().join(group_size.to_string());
+        write("demo", &out, &QuantizeFormat::Mlx { bits: 4, group_size }).unwrap().left
+    };
+    // The demo model's MLPs have 448 hidden units, each layer's down-projection rows of so many.
+    assert_eq!(left(64), 0);
+    assert_eq!(left(128), load("demo").info().summary.layers);
+}
+
+#[test]
 fn what_cannot_be_written_bad() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

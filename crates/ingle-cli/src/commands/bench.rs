@@ -8,10 +8,13 @@ mod test;
 
 use std::time::Instant;
 
-use crate::args::{ModelArgs, positive};
+use crate::args::{ModelArgs, positive, up_to};
 use crate::{Failure, interrupt};
 use report::{Report, Row};
 use test::{Runner, Test};
+
+/// Sequences that an engine computes at once: of more, some would wait for others to end.
+const AT_ONCE: usize = 256;
 
 /// Measure prompt processing and generation in tokens per second
 ///
@@ -36,8 +39,8 @@ pub struct Args {
     #[arg(long, short, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128])]
     gen_tokens: Vec<usize>,
 
-    /// How many sequences at once
-    #[arg(long, short, value_name = "N", value_delimiter = ',', value_parser = positive, default_values_t = [1])]
+    /// How many sequences at once, 256 at most
+    #[arg(long, short, value_name = "N", value_delimiter = ',', default_values_t = [1], value_parser = |s: &str| up_to(s, AT_ONCE))]
     batch: Vec<usize>,
 
     /// Tokens in the cache before generation begins
@@ -68,6 +71,10 @@ fn sentences_by_tokens(text: &str) -> Result<Test, String> {
 
 impl Args {
     pub fn run(self) -> Result<(), Failure> {
+        let tests = self.tests();
+        if tests.is_empty() {
+            return Err("nothing to measure; give numbers other than 0 to -p or -g, or sentences to --classify".into());
+        }
         let begin = Instant::now();
         let model = self.model.load()?;
         let load = begin.elapsed();
@@ -77,7 +84,7 @@ impl Args {
         if !self.json {
             report.print_head()?;
         }
-        for test in self.tests() {
+        for test in tests {
             let row = Row { test, samples: runner.run(test, self.repetitions)? };
             if !self.json {
                 report.print_row(&row)?;

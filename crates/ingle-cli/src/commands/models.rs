@@ -9,8 +9,8 @@ use crate::{Failure, output};
 
 /// List models: the built-in one, and those in a folder (or in the hub's cache if none is given)
 ///
-/// Every folder below DIR that holds a config.json and weights is listed; what cannot be used is listed with
-/// the reason.
+/// Every folder below DIR that holds a config.json and weights is listed, and every .gguf file; what is known to be of
+/// no use from its header is listed with the reason.
 #[derive(clap::Args)]
 pub struct Args {
     /// Where to look; the hub's cache, where `ingle pull` puts models, if not given

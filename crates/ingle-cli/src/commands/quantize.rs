@@ -78,12 +78,19 @@ impl Args {
                 "parameters": written.parameters,
                 "original_bytes": written.original_bytes,
                 "weight_bytes": written.bytes,
+                "left_unquantised": written.left,
             }));
         }
         output::text(&format!("{}\n", written.path.display()))?;
         let bits = 8.0 * written.bytes as f64 / written.parameters.max(1) as f64;
         let (before, now) = (output::bytes(written.original_bytes), output::bytes(written.bytes));
         output::note(&format!("{now} of weights, {before} before: {bits:.2} bits a weight"));
+        if written.left > 0 {
+            let (left, group_size) = (written.left, self.group_size);
+            output::note(&format!(
+                "{left} matrices stay as they were: groups of {group_size} do not divide their rows; smaller groups may"
+            ));
+        }
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// A model directory, the name of a pulled model (owner/name), or `demo`; only its tokeniser is read
+    /// A model directory, a .gguf file, the name of a pulled model (owner/name), or `demo`; only its tokeniser is read
     #[arg(long, short, default_value = "demo", env = "INGLE_MODEL", value_name = "MODEL")]
     model: String,
 }

@@ -18,16 +18,21 @@ mod config;
 /// Bytes of weights in one file.
 const SHARD: usize = 5 << 30;
 
-/// Writes the directory. Gives the bytes that the weights take.
+/// Writes the directory. Gives the bytes that the weights take, and how many matrices stay as they were.
 pub(super) fn write(
     files: &ModelFiles,
     export: &Export,
     quantization: Quantization,
     out: &Path,
     pace: &mut Pace<'_>,
-) -> Result<usize> {
-    let Quantization::Affine { bits, group_size } = quantization else { return Ok(0) };
+) -> Result<(usize, usize)> {
+    let Quantization::Affine { bits, group_size } = quantization else { return Ok((0, 0)) };
     let tensors = export.to_mlx(bits, group_size)?;
+    let stays = |tensor: &&ExportedTensor| {
+        let is_matrix = tensor.shape().len() == 2 && tensor.name.ends_with(".weight");
+        is_matrix && matches!(tensor.conversion.form, Form::Float(_))
+    };
+    let left = tensors.iter().filter(stays).count();
     let config: Map<String, Value> = files.read_json("config.json", "it says what the model is")?;
     let config = config::quantised(config, bits, group_size);
 
@@ -61,7 +66,7 @@ pub(super) fn write(
         put("model.safetensors.index.json", format!("{index:#}\n").as_bytes())?;
     }
     part.finish()?;
-    Ok(bytes)
+    Ok((bytes, left))
 }
 
 /// Tensors, as many to a file as are at most [`SHARD`] bytes.

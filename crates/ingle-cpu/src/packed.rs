@@ -8,6 +8,8 @@
 
 pub(crate) mod groups;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod halves;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod pairs;
 
 use ingle_tensor::{DType, Result, Shape};

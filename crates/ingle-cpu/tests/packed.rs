@@ -61,6 +61,12 @@ fn quantised(device: &DeviceHandle, quantization: Quantization, [n, k]: [usize; 
     Tensor::dequantize(inputs, quantization, DType::F32).unwrap()
 }
 
+/// Whether a weight that [`quantised`] makes becomes bf16 on the way to the tiles of AMX.
+fn becomes_bf16(quantization: Quantization) -> bool {
+    let form = quantization.form();
+    matches!(form.bits, 4 | 8) && form.codebook.is_none() && quantization.block_len() < 256
+}
+
 fn dense(device: &DeviceHandle, dtype: DType, shape: [usize; 2]) -> Tensor {
     let weight = Tensor::from_slice(device, &numbers(shape[0] * shape[1], 4), shape).unwrap();
     weight.cast(dtype).unwrap().pack().unwrap()
@@ -227,7 +233,7 @@ fn tiles_and_vectors_give_the_same_bits_good() {
         return;
     }
     let devices = [Isa::Avx512, Isa::Amx].map(|isa| device(isa, 2));
-    for quantization in quantisations() {
+    for quantization in quantisations().into_iter().filter(|quantization| !becomes_bf16(*quantization)) {
         // Whole blocks, and a last one of one group or three.
         let block = quantization.block_len();
         for (n, k) in [(130, 768), (100, 256 + block), (64, 3 * block)] {
@@ -239,6 +245,76 @@ fn tiles_and_vectors_give_the_same_bits_good() {
                     [None, Some(&bias)].map(|bias| bits(x.linear(&weight, bias).unwrap()))
                 });
                 assert_eq!(results[0], results[1], "{quantization:?}, {m}×{n}×{k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quants_as_bf16_are_near_the_weights_however_many_rows_good() {
+    let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+    if !Isa::Amx.is_available() {
+        eprintln!("this machine has no AMX: nothing was tested");
+        return;
+    }
+    let device = device(Isa::Amx, 2);
+    for quantization in quantisations().into_iter().filter(|quantization| becomes_bf16(*quantization)) {
+        let block = quantization.block_len();
+        // One group; a block that is not whole, alone and last; more panels than are summed at a time.
+        for (n, k) in [(70, block), (64, 2 * block), (130, 1152), (1100, 256 + block), (1100, 512)] {
+            let (weight, x) = (quantised(&device, quantization, [n, k]), input(&device, [260, k]));
+            let bias = Tensor::from_slice(&device, &numbers(n, 9), [n]).unwrap();
+            let what = format!("{quantization:?}, {n}×{k}");
+            let all = x.linear(&weight, None).unwrap();
+            // Weights and rows are rounded to 8 bits of precision each.
+            near(&all, &x, &weight, |row, column| row[column].abs() / 100.0, &what);
+            let (all, with_bias) = (bits(all), bits(x.linear(&weight, Some(&bias)).unwrap()));
+            for m in [1, 2, 16, 17, 32, 33, 257] {
+                let few = x.slice(0, 1, 1 + m).unwrap();
+                assert!(bits(few.linear(&weight, None).unwrap()) == all[n..(1 + m) * n], "{what}, {m} rows");
+                let few = bits(few.linear(&weight, Some(&bias)).unwrap());
+                assert!(few == with_bias[n..(1 + m) * n], "{what}, {m} rows with a bias");
+            }
+        }
+    }
+}
+
+#[test]
+fn scales_of_any_size_are_met_ugly() {
+    let (n, k) = (70, 96);
+    let quantization = Quantization::Affine { bits: 8, group_size: 32 };
+    for isa in Isa::available() {
+        let device = device(isa, 1);
+        let packed = Tensor::from_slice(&device, &words(n * k / 4, 1), [n, k / 4]).unwrap();
+        // Rows from the smallest to the largest, one of zeros, one with groups that differ, two that are not finite.
+        let sizes: Vec<f32> = (0..n * 3)
+            .map(|i| match (i / 3, i % 3) {
+                (60, _) => 0.0,
+                (61, group) => [1.0, 1.0 / 1024.0, 0.0][group],
+                (62, 1) => f32::NAN,
+                (63, 2) => f32::INFINITY,
+                (row, _) => f32::exp2(row as f32 - 35.0),
+            })
+            .collect();
+        let size = Tensor::from_slice(&device, &sizes, [n, 3]).unwrap().cast(DType::BF16).unwrap();
+        let offset = numbers(n * 3, 7).iter().zip(&sizes).map(|(x, size)| x * size * 128.0).collect::<Vec<_>>();
+        let offset = Tensor::from_slice(&device, &offset, [n, 3]).unwrap().cast(DType::BF16).unwrap();
+        let weight = Tensor::dequantize(vec![packed, size, offset], quantization, DType::F32).unwrap();
+        let x = input(&device, [20, k]);
+        let plain = weight.to_f32_vec().unwrap();
+        for rows in [20, 3] {
+            let x = x.slice(0, 0, rows).unwrap();
+            let all = x.linear(&weight, None).unwrap();
+            for (i, found) in all.to_vec::<f32>().unwrap().iter().enumerate() {
+                assert_eq!(found.is_finite(), !matches!(i % n, 62 | 63), "{isa}, {rows} rows, output {i}: {found}");
+            }
+            for part in [0..62, 64..70] {
+                let weight = &plain[part.start * k..part.end * k];
+                let weight = Tensor::from_slice(&device, weight, [part.len(), k]).unwrap();
+                let found = all.slice(1, part.start, part.end).unwrap();
+                // A group of the row, or a number, is rounded.
+                let step = |row: &[f32], _| row.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 100.0;
+                near(&found, &x, &weight, step, &format!("{isa}, {rows} rows"));
             }
         }
     }

@@ -8,6 +8,10 @@
 mod groups;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod quants;
+
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
@@ -52,6 +56,10 @@ pub(crate) fn linear(
             in_dtype(cx, "linear", output, |out| {
                 product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product, cx.isa))
             })
+        }
+        #[cfg(target_arch = "x86_64")]
+        Packing::Groups(group_panels) if group_panels.halves => {
+            quants::product(cx, x, weight.bytes(), &group_panels, &product, output)
         }
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
@@ -122,29 +130,29 @@ const FEW: usize = 8;
 /// not waited for.
 const SHORT: usize = 48 << 10;
 
+/// How a packed weight is read.
+pub(super) struct Reading<'a> {
+    /// The packed weight, if it was there before and will be read again.
+    pub(super) weight: Option<&'a [u8]>,
+    /// Bytes of a panel.
+    pub(super) panel_bytes: usize,
+    /// Rows of `x` that a weight is read for rather than computed with.
+    pub(super) few: usize,
+    /// Bytes that a thread takes at a time for so few.
+    pub(super) short: usize,
+    /// The most rows of `x` in a unit of work.
+    pub(super) rows: usize,
+    /// Rows of `x` of which all or none belong to a unit of work.
+    pub(super) together: usize,
+}
+
 /// What a packed weight's kernel does.
 pub(super) trait PanelKernel: Sync {
-    /// The packed weight, if it was there before and will be read again.
-    fn weight(&self) -> Option<&[u8]> {
-        None
-    }
-
-    /// Bytes of a panel.
-    fn panel_bytes(&self) -> usize;
+    fn reading(&self) -> Reading<'_>;
 
     /// What it adds to.
     fn start(&self) -> Start {
         Start::There
-    }
-
-    /// The most rows of `x` in a unit of work.
-    fn rows(&self) -> usize {
-        ROWS
-    }
-
-    /// Rows of `x` of which all or none belong to a unit of work.
-    fn rows_together(&self) -> usize {
-        1
     }
 
     /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
@@ -152,7 +160,7 @@ pub(super) trait PanelKernel: Sync {
     ///
     /// # Safety
     /// `out` points to the first row's output of the panel's first row, and rows of it are `n` apart.
-    unsafe fn panel(&self, panel: usize, rows: std::ops::Range<usize>, columns: usize, out: *mut f32);
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32);
 }
 
 /// What a product is added to.
@@ -165,24 +173,31 @@ pub(super) enum Start {
 }
 
 impl Product<'_> {
-    /// Computes into `out`, row-major.
-    pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
-        let Product { m, n, k, bias } = *self;
-        if out.is_empty() {
+    /// Cuts the product into units, of some panels and some rows of `x` each, and calls `work` with the ranges of either
+    /// for every unit.
+    pub(super) fn units(
+        &self,
+        cx: &Context,
+        op: &'static str,
+        reading: &Reading<'_>,
+        work: impl Fn(Range<usize>, Range<usize>) + Sync,
+    ) -> Result<()> {
+        let Product { m, n, k, .. } = *self;
+        if m == 0 || n == 0 {
             return Ok(());
         }
         // Units that are equally long, and enough of them for every thread.
-        let rows = m.div_ceil(m.div_ceil(kernel.rows())).next_multiple_of(kernel.rows_together());
+        let rows = m.div_ceil(m.div_ceil(reading.rows)).next_multiple_of(reading.together);
         let blocks = m.div_ceil(rows);
         let panels = panels(n);
         let threads = cx.pool.threads();
-        let panel_bytes = kernel.panel_bytes().max(1);
-        let together = if m <= FEW {
-            if let Some(weight) = kernel.weight() {
+        let panel_bytes = reading.panel_bytes.max(1);
+        let together = if m <= reading.few {
+            if let Some(weight) = reading.weight {
                 let weight = Stretch { address: weight.as_ptr().addr(), panel_bytes, panels };
                 cx.order.follow(weight).inspect(|&next| cx.pool.read_ahead(next));
             }
-            (SHORT / panel_bytes).clamp(1, panels)
+            (reading.short / panel_bytes).clamp(1, panels)
         } else {
             // Memory is read fastest in long runs, so a chunk of panels is no shorter than that as long as every
             // thread gets one.
@@ -193,11 +208,18 @@ impl Product<'_> {
         let chunks = panels.div_ceil(together).next_multiple_of(threads).min(panels);
         // As even as whole panels allow.
         let chunk_start = |chunk: usize| chunk * panels / chunks;
-        let to = Pointer(out.as_mut_ptr());
         cx.parallel(op, (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
             let (block, chunk) = (unit % blocks, unit / blocks);
-            let rows = block * rows..((block + 1) * rows).min(m);
-            for panel in chunk_start(chunk)..chunk_start(chunk + 1) {
+            work(chunk_start(chunk)..chunk_start(chunk + 1), block * rows..((block + 1) * rows).min(m));
+        })
+    }
+
+    /// Computes into `out`, row-major.
+    pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
+        let Product { n, bias, .. } = *self;
+        let to = Pointer(out.as_mut_ptr());
+        self.units(cx, op, &kernel.reading(), |panels, rows| {
+            for panel in panels {
                 let first = panel * PANEL;
                 let columns = PANEL.min(n - first);
                 // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
@@ -218,7 +240,7 @@ impl Product<'_> {
 }
 
 /// Rows of `x` in the tiles that cover `rows` of them, `most` at a time and as evenly as that allows.
-pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(most).max(1);
     (0..count).map(move |tile| tile * rows / count..(tile + 1) * rows / count)
 }

@@ -10,6 +10,8 @@
 use half::{bf16, f16};
 use ingle_tensor::{DType, GroupForm, Offsets, Quantization, Result, SuperScales};
 
+#[cfg(target_arch = "x86_64")]
+use super::halves;
 use super::{PANEL, Transpose, panels};
 use crate::kernels::matmul::Operand;
 use crate::kernels::{Context, Pieces, elements_mut};
@@ -57,6 +59,10 @@ pub(crate) struct GroupPanels {
     pub(crate) scales: Scales,
     /// Columns of the weight.
     pub(crate) k: usize,
+    /// Whether weights become bf16 on the way to the tiles, however many rows meet them. Scales and offsets are f16 then, as
+    /// large as they can be, and a panel begins with what takes that back: see [`halves`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) halves: bool,
 }
 
 /// A block of a panel.
@@ -94,7 +100,7 @@ impl GroupPanels {
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
         let panels = *self;
         (0..self.k.div_ceil(BLOCK)).map(move |at| Block {
-            start: at * panels.block(BLOCK).bytes,
+            start: panels.prefix() + at * panels.block(BLOCK).bytes,
             ..panels.block(BLOCK.min(panels.k - at * BLOCK))
         })
     }
@@ -133,7 +139,17 @@ impl GroupPanels {
     /// Bytes of a panel.
     pub(crate) fn panel_bytes(&self) -> usize {
         // A last block of nothing takes nothing.
-        self.k / BLOCK * self.block(BLOCK).bytes + self.block(self.k % BLOCK).bytes_if_any()
+        self.prefix() + self.k / BLOCK * self.block(BLOCK).bytes + self.block(self.k % BLOCK).bytes_if_any()
+    }
+
+    /// Bytes of a panel before its first block.
+    #[inline(always)]
+    fn prefix(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.halves {
+            return halves::MULTIPLIERS;
+        }
+        0
     }
 
     /// Packs a weight `[n, k]` of the inputs that [`ingle_tensor::Op::Dequantize`] names, row-major each.
@@ -144,7 +160,21 @@ impl GroupPanels {
         [n, k]: [usize; 2],
     ) -> Result<(Self, Buffer)> {
         let source = Source::new(inputs, quantization, k);
-        let panels_of = GroupPanels { form: quantization.form(), scales: source.scales(), k };
+        let (form, scales) = (quantization.form(), source.scales());
+        let panels_of = GroupPanels {
+            form,
+            scales,
+            k,
+            #[cfg(target_arch = "x86_64")]
+            halves: false,
+        };
+        #[cfg(target_arch = "x86_64")]
+        let panels_of = match scales {
+            Scales::Plain(dtype) if halves::suits(&form, dtype, cx.isa) => {
+                GroupPanels { scales: Scales::Plain(DType::F16), halves: true, ..panels_of }
+            }
+            _ => panels_of,
+        };
         let mut buffer = cx.memory.take_lasting(panels(n) * panels_of.panel_bytes(), Contents::Zeros)?;
         let work = Pieces { size: panels_of.panel_bytes().max(1), cost: 4 };
         cx.pieces("pack", elements_mut::<u8>(&mut buffer), work, |panel, out| {
@@ -276,6 +306,16 @@ impl Kernel for PackPanel<'_> {
                 split_planes(panels.form.bits, bytemuck::cast_slice(quants), out);
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        if panels.halves {
+            // SAFETY: below `dispatch`.
+            unsafe {
+                match source.scales() {
+                    Scales::Plain(DType::BF16) => halves::enlarge::<S, bf16>(panels, out),
+                    _ => halves::enlarge::<S, f16>(panels, out),
+                }
+            }
+        }
     }
 }
 
@@ -304,6 +344,10 @@ impl<T: Number<Wide = f32>> Kernel for UnpackRow<'_, T> {
             // SAFETY: a block has at most 16 groups.
             unsafe {
                 panels.read_scales::<S>(block.groups, header.as_ptr(), scales.as_mut_ptr(), offsets.as_mut_ptr());
+            }
+            #[cfg(target_arch = "x86_64")]
+            if panels.halves {
+                halves::as_they_were(panel, &mut scales, &mut offsets);
             }
             for (sub, (packed, out)) in packed.chunks_exact(sub_bytes).zip(out.chunks_exact_mut(SUB_BLOCK)).enumerate()
             {
@@ -556,7 +600,13 @@ mod tests {
         for format in BlockFormat::ALL {
             let quantization = Quantization::Blocks(format);
             let scales = if format.block_len() == 256 { Scales::Super } else { Scales::Plain(DType::F16) };
-            let panels = GroupPanels { form: quantization.form(), scales, k: 512 };
+            let panels = GroupPanels {
+                form: quantization.form(),
+                scales,
+                k: 512,
+                #[cfg(target_arch = "x86_64")]
+                halves: false,
+            };
             let stored = PANEL * 512 / format.block_len() * format.block_bytes();
             // Scales of four bits become whole bytes, of which Q2_K has the most.
             let most = if format == BlockFormat::Q2K { stored * 120 / 100 } else { stored * 104 / 100 };

@@ -13,6 +13,7 @@
 //! which releases the tiles.
 
 pub(crate) mod quads;
+pub(crate) mod quants;
 pub(crate) mod words;
 
 mod heads;

@@ -21,7 +21,7 @@ pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
 use self::supers::{Columns, Plain, Scaling, Super, may_have};
 
-use super::{PanelKernel, Product, Start, tiles};
+use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales, join_planes};
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
@@ -98,20 +98,19 @@ thread_local! {
 }
 
 impl PanelKernel for Groups<'_> {
-    fn weight(&self) -> Option<&[u8]> {
-        Some(self.weight)
-    }
-
-    fn panel_bytes(&self) -> usize {
-        self.panels.panel_bytes()
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            weight: Some(self.weight),
+            panel_bytes: self.panels.panel_bytes(),
+            few: FEW,
+            short: SHORT,
+            rows: ROWS,
+            together: self.rows.together(),
+        }
     }
 
     fn start(&self) -> Start {
         self.start
-    }
-
-    fn rows_together(&self) -> usize {
-        self.rows.together()
     }
 
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::bf16;
 use ingle_tensor::{DType, Result};
 
-use super::{PanelKernel, Product, Start, tiles};
+use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::kernels::{Context, Pieces, cast, contiguous, elements_mut, rows::packed};
 use crate::layout::Layout;
 use crate::memory::Contents;
@@ -67,12 +67,15 @@ impl<'a> Pairs<'a> {
 }
 
 impl PanelKernel for Pairs<'_> {
-    fn weight(&self) -> Option<&[u8]> {
-        Some(self.weight)
-    }
-
-    fn panel_bytes(&self) -> usize {
-        self.pairs * PANEL * 4
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            weight: Some(self.weight),
+            panel_bytes: self.pairs * PANEL * 4,
+            few: FEW,
+            short: SHORT,
+            rows: ROWS,
+            together: 1,
+        }
     }
 
     fn start(&self) -> Start {

@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: EUPL-1.2
+//! Products with quants of 4 and 8 bits, which become bf16 on the way to the tiles.
+//!
+//! A weight is computed in f16, whose 11 bits of precision are more than bf16 has. A quant in the low bits of a word is an
+//! f16 already, if one too small to be normal: that many times a power of two. Times its group's scale, plus its offset,
+//! rounded once, it becomes a weight. Three bits fewer, and three zeros below the sign, make of that the bf16 that is
+//! 2^-112 times as large: both have the sign above the exponent above the mantissa, and the biases of the exponents are
+//! 112 apart. So 32 weights take less than five instructions, where by way of f32 they would take nine. That needs
+//! AVX-512 FP16, which every processor with tiles has had. It computes with numbers that are not normal as fast as with
+//! others; but the tiles take them for zero, and so a weight 2^13 times smaller than its row's largest may be.
+//!
+//! Rows of the first operand have each four neighbours along the inner axis in the [`ORDER`] in which the packed quants
+//! come out.
+
+use std::arch::asm;
+use std::mem::offset_of;
+
+use half::f16;
+
+use super::{Config, Own, ROW, SIDE};
+
+/// Columns of a panel.
+pub(crate) const COLUMNS: usize = 4 * SIDE;
+
+/// Weights of a column that a tile takes at a time.
+pub(crate) const DEPTH: usize = ROW / 2;
+
+/// The order that each four neighbours of a row have in the first operand: of four bytes of quants the first and the
+/// third are the low ones of two words.
+pub(crate) const ORDER: [usize; 4] = [0, 2, 1, 3];
+
+/// The exponent of offsets beside what they are stored as: between that of scales, which would leave them too little
+/// room above, and that of the weights, below.
+pub(crate) const OFFSET: i32 = -12;
+
+/// The exponent of a quant of so many bits that is read as f16: of the lowest bit of a word, or that of its next digit.
+const fn quant(bits: usize) -> i32 {
+    if bits == 4 { -20 } else { -24 }
+}
+
+/// The exponent of what comes out as bf16, beside the products of quants of so many bits and scales.
+pub(crate) const fn exponent(bits: usize) -> i32 {
+    quant(bits) - 112
+}
+
+/// Bytes of a tile.
+pub(crate) const TILE: usize = SIDE * ROW;
+
+/// Scales of a group of a panel, in bytes.
+const SCALES: usize = COLUMNS * size_of::<f16>();
+
+/// Whether the machine has the vectors of f16.
+pub(crate) fn are_available() -> bool {
+    super::are_available() && std::arch::is_x86_feature_detected!("avx512fp16")
+}
+
+/// What a panel's quants are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    /// Of a quant: 4 or 8.
+    pub(crate) bits: usize,
+    /// The quant that stands for zero where groups have no offsets.
+    pub(crate) zero: u8,
+    /// Whether groups have offsets.
+    pub(crate) offsets: bool,
+    /// Weights of a column that share a scale: 32, 64 or 128.
+    pub(crate) group_size: usize,
+}
+
+/// Blocks of a panel that follow each other: each has the scales of its groups for all columns as f16, then the offsets, if
+/// there are any, which are 2^[`OFFSET`] of what they are beside scales, and then its quants, as [`crate::packed::groups`] has them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocks {
+    pub(crate) count: usize,
+    /// Weights of a column in each, divided by [`DEPTH`].
+    pub(crate) steps: usize,
+    /// Bytes before the first.
+    pub(crate) behind: usize,
+}
+
+/// What the instructions keep in registers.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Constants {
+    /// What lanes of scales go to the lanes of weights: each twice, of the lower and of the upper half.
+    twice: [[u16; 32]; 2],
+    /// What rounds three bits off, in `vpmulhrsw`.
+    round: [u16; 32],
+    /// Where a bf16 has bits.
+    keep: [u16; 32],
+    /// What offsets are multiplied by, or scales where those are the offsets.
+    offset: [f16; 32],
+    /// Where a quant is in a word.
+    quant: [u16; 32],
+}
+
+/// How weights of a form become bf16.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    form: Form,
+    constants: Constants,
+}
+
+impl Recipe {
+    pub(crate) fn new(form: Form) -> Recipe {
+        let power = |exponent: i32| f32::exp2(exponent as f32);
+        let own = quant(form.bits);
+        let offset = if form.offsets { power(own - OFFSET) } else { -f32::from(form.zero) * power(own) };
+        let constants = Constants {
+            twice: [0, 16].map(|from| std::array::from_fn(|lane| from + lane as u16 / 2)),
+            round: [1 << 12; 32],
+            keep: [0x8fff; 32],
+            offset: [f16::from_f32(offset); 32],
+            quant: [if form.bits == 4 { 0xf0 } else { 0xff }; 32],
+        };
+        Recipe { form, constants }
+    }
+
+    /// For blocks of so many steps.
+    fn kind(&self, blocks: Blocks) -> Kind {
+        let scales = blocks.steps * DEPTH / self.form.group_size * SCALES;
+        Kind {
+            steps: blocks.steps,
+            header: if self.form.offsets { 2 * scales } else { scales },
+            offsets: scales,
+            blocks: blocks.count,
+            behind: blocks.behind,
+            next: std::ptr::null(),
+        }
+    }
+
+    fn arguments(&self, kind: Kind) -> Arguments {
+        Arguments {
+            constants: &self.constants,
+            kind,
+            group: SCALES * DEPTH / self.form.group_size,
+            step: 0,
+            steps: 0,
+            left: 0,
+            rows: std::ptr::null(),
+            sums: std::ptr::null_mut(),
+            panel: 0,
+        }
+    }
+}
+
+/// Blocks of a kind.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Kind {
+    /// Steps of a block.
+    steps: usize,
+    /// Bytes of a block's scales and offsets.
+    header: usize,
+    /// Bytes from the scales to the offsets.
+    offsets: usize,
+    /// How many there are, and while they are met, how many are left.
+    blocks: usize,
+    /// Bytes before the first.
+    behind: usize,
+    /// The kind that follows.
+    next: *const Kind,
+}
+
+/// What the instructions want to know, and where they keep account.
+#[repr(C)]
+struct Arguments {
+    constants: *const Constants,
+    /// Of the block that becomes bf16.
+    kind: Kind,
+    /// What a step is multiplied by, and rounded down to whole [`SCALES`], to find its scales.
+    group: usize,
+    /// Bytes of the rows for a step.
+    step: usize,
+    /// Of a panel, and how many of them are left to be multiplied.
+    steps: usize,
+    left: usize,
+    rows: *const u8,
+    sums: *mut f32,
+    /// Bytes of a panel's sums.
+    panel: usize,
+}
+
+/// Constants to the upper registers.
+macro_rules! constants {
+    () => {
+        "mov {q}, [{arguments}]
+         vmovdqa64 zmm20, [{q}]
+         vmovdqa64 zmm21, [{q} + 64]
+         vmovdqa64 zmm22, [{q} + 128]
+         vmovdqa64 zmm23, [{q} + 192]
+         vmovdqa64 zmm24, [{q} + 256]
+         vmovdqa64 zmm25, [{q} + 320]"
+    };
+}
+
+/// Scales of the 16 columns of a tile, and what their weights are beside them.
+macro_rules! scales {
+    ($offsets:ident, $twice:literal, $half:literal) => {
+        concat!("vpermw zmm16, ", $twice, ", [{scales} + ", $half, "]\n", offsets!($offsets, $twice, $half),)
+    };
+}
+
+/// What the weights of 16 columns are beside their scales.
+macro_rules! offsets {
+    (own, $twice:literal, $half:literal) => {
+        concat!(
+            "mov {other}, [{arguments} + {OFFSETS}]\n",
+            "vpermw zmm15, ",
+            $twice,
+            ", [{scales} + {other} + ",
+            $half,
+            "]\n",
+            "vmulph zmm15, zmm15, zmm24\n",
+        )
+    };
+    (zero, $twice:literal, $half:literal) => {
+        "vmulph zmm15, zmm16, zmm24\n"
+    };
+}
+
+/// Quants with their scale to bf16.
+macro_rules! weigh {
+    ($register:literal) => {
+        concat!(
+            "vfmadd213ph ",
+            $register,
+            ", zmm16, zmm15\n",
+            "vpmulhrsw ",
+            $register,
+            ", ",
+            $register,
+            ", zmm22\n",
+            "vpandd ",
+            $register,
+            ", ",
+            $register,
+            ", zmm23\n",
+        )
+    };
+}
+
+/// The quants at one place of a word with their scale to bf16.
+macro_rules! masked {
+    ($register:literal, $from:literal) => {
+        concat!("vpandd ", $register, ", ", $from, ", zmm25\n", weigh!($register))
+    };
+}
+
+/// The weights of 16 columns and 32 steps from `{q}` on, to a tile at `{to}`.
+macro_rules! unpack {
+    (8, $column:literal, $tile:literal) => {
+        concat!(
+            ".irp line,0,1,2,3,4,5,6,7\n",
+            "prefetcht1 [{q} + \\line*256 + ",
+            $column,
+            " + 4096]\n",
+            "prefetcht0 [{q} + \\line*256 + ",
+            $column,
+            " + 1024]\n",
+            "vmovdqu64 zmm0, [{q} + \\line*256 + ",
+            $column,
+            "]\n",
+            masked!("zmm1", "zmm0"),
+            "vpsrlw zmm2, zmm0, 8\n",
+            weigh!("zmm2"),
+            "vmovdqa64 [{to} + \\line*128 + ",
+            $tile,
+            "], zmm1\n",
+            "vmovdqa64 [{to} + \\line*128 + 64 + ",
+            $tile,
+            "], zmm2\n",
+            ".endr\n",
+        )
+    };
+    (4, $column:literal, $tile:literal) => {
+        concat!(
+            ".irp line,0,1,2,3\n",
+            "prefetcht1 [{q} + \\line*256 + ",
+            $column,
+            " + 4096]\n",
+            "prefetcht0 [{q} + \\line*256 + ",
+            $column,
+            " + 1024]\n",
+            "vmovdqu64 zmm0, [{q} + \\line*256 + ",
+            $column,
+            "]\n",
+            "vpsllw zmm1, zmm0, 4\n",
+            "vpsrlw zmm3, zmm0, 4\n",
+            "vpsrlw zmm4, zmm0, 8\n",
+            masked!("zmm1", "zmm1"),
+            masked!("zmm2", "zmm0"),
+            masked!("zmm3", "zmm3"),
+            masked!("zmm4", "zmm4"),
+            "vmovdqa64 [{to} + \\line*128 + ",
+            $tile,
+            "], zmm1\n",
+            "vmovdqa64 [{to} + \\line*128 + 512 + ",
+            $tile,
+            "], zmm2\n",
+            "vmovdqa64 [{to} + \\line*128 + 64 + ",
+            $tile,
+            "], zmm3\n",
+            "vmovdqa64 [{to} + \\line*128 + 576 + ",
+            $tile,
+            "], zmm4\n",
+            ".endr\n",
+        )
+    };
+}
+
+/// The first block's scales and quants.
+macro_rules! begin {
+    () => {
+        // Some have no offsets.
+        "/* {other} {OFFSETS} */
+         mov {scales}, {header}
+         mov {q}, {header}
+         add {q}, [{arguments} + {HEADER}]
+         xor {step:e}, {step:e}"
+    };
+}
+
+/// The next step's scales and quants.
+macro_rules! next {
+    ($bytes:literal) => {
+        concat!(
+            "add {q}, ",
+            $bytes,
+            "\n",
+            "inc {step}\n",
+            "cmp {step}, [{arguments} + {STEPS}]\n",
+            "jne 7f\n",
+            "xor {step:e}, {step:e}\n",
+            "dec qword ptr [{arguments} + {BLOCKS}]\n",
+            "jnz 6f\n",
+            // The other kind of blocks, or the next panel's.
+            "mov {other}, [{arguments} + {NEXT}]\n",
+            "add {q}, [{other} + {BEHIND_OF_KIND}]\n",
+            "vmovdqu ymm5, [{other}]\n",
+            "vmovdqu [{arguments} + {KIND}], ymm5\n",
+            "mov {other}, [{other} + {NEXT_OF_KIND}]\n",
+            "mov [{arguments} + {NEXT}], {other}\n",
+            "6:\n",
+            // Past the scales, for which more is asked for ahead as well.
+            "mov {header}, {q}\n",
+            "mov {other}, [{arguments} + {HEADER}]\n",
+            "8:\n",
+            "prefetcht1 [{q} + 4096]\n",
+            "prefetcht0 [{q} + 1024]\n",
+            "add {q}, 64\n",
+            "sub {other}, 64\n",
+            "jnz 8b\n",
+            "7:\n",
+            "mov {scales}, {step}\n",
+            "imul {scales}, [{arguments} + {GROUP}]\n",
+            "and {scales}, -128\n",
+            "add {scales}, {header}\n",
+        )
+    };
+}
+
+/// A tile of weights, those of 16 columns, with the rows.
+macro_rules! multiply {
+    ($from:literal, $sums:literal, $weights:literal, $place:literal) => {
+        concat!(
+            "tileloadd ",
+            $weights,
+            ", [",
+            $from,
+            " + {row}*1 + ",
+            $place,
+            "]\n",
+            "tdpbf16ps ",
+            $sums,
+            ", tmm4, ",
+            $weights,
+            "\n",
+        )
+    };
+}
+
+/// A panel's sums to memory.
+macro_rules! store {
+    () => {
+        "mov {other}, [{arguments} + {SUMS}]
+         mov {scales:e}, 256
+         tilestored [{other} + {scales}*1], tmm0
+         tilestored [{other} + {scales}*1 + 64], tmm1
+         tilestored [{other} + {scales}*1 + 128], tmm2
+         tilestored [{other} + {scales}*1 + 192], tmm3"
+    };
+}
+
+macro_rules! zero {
+    () => {
+        "tilezero tmm0
+         tilezero tmm1
+         tilezero tmm2
+         tilezero tmm3"
+    };
+}
+
+/// Assembly that differs in what quants are.
+macro_rules! products {
+    ($few:ident, $unpack:ident, $bits:tt, $offsets:ident, $bytes:literal) => {
+        /// The products of the rows that the tiles are configured for with panels of `steps` in all.
+        unsafe fn $few(arguments: &mut Arguments, at: *const u8, steps: usize, tiles: *mut [u8; 8 * TILE]) {
+            // SAFETY: the caller vouches for the operands and sums, and that the tiles are configured.
+            unsafe {
+                asm!(
+                    constants!(),
+                    zero!(),
+                    begin!(),
+                    scales!($offsets, "zmm20", "0"),
+                    unpack!($bits, "0", "0"),
+                    scales!($offsets, "zmm21", "0"),
+                    unpack!($bits, "64", "1024"),
+                    scales!($offsets, "zmm20", "64"),
+                    unpack!($bits, "128", "2048"),
+                    scales!($offsets, "zmm21", "64"),
+                    unpack!($bits, "192", "3072"),
+                    "dec {count}",
+                    "jz 3f",
+                    // A tile is multiplied while the next step's is made: vectors wait for nothing then.
+                    "2:",
+                    next!($bytes),
+                    "mov {from}, {to}",
+                    "xor {to}, 4096",
+                    "tileloadd tmm4, [{first} + {row}*1]",
+                    multiply!("{from}", "tmm0", "tmm5", "0"),
+                    scales!($offsets, "zmm20", "0"),
+                    unpack!($bits, "0", "0"),
+                    multiply!("{from}", "tmm1", "tmm6", "1024"),
+                    scales!($offsets, "zmm21", "0"),
+                    unpack!($bits, "64", "1024"),
+                    multiply!("{from}", "tmm2", "tmm7", "2048"),
+                    scales!($offsets, "zmm20", "64"),
+                    unpack!($bits, "128", "2048"),
+                    multiply!("{from}", "tmm3", "tmm5", "3072"),
+                    scales!($offsets, "zmm21", "64"),
+                    unpack!($bits, "192", "3072"),
+                    "add {first}, [{arguments} + {STEP}]",
+                    "dec qword ptr [{arguments} + {LEFT}]",
+                    "jnz 5f",
+                    // The end of a panel.
+                    store!(),
+                    zero!(),
+                    "add {other}, [{arguments} + {PANEL}]",
+                    "mov [{arguments} + {SUMS}], {other}",
+                    "mov {other}, [{arguments} + {STEPS_OF_PANEL}]",
+                    "mov [{arguments} + {LEFT}], {other}",
+                    "mov {first}, [{arguments} + {ROWS}]",
+                    "5:",
+                    "dec {count}",
+                    "jnz 2b",
+                    "3:",
+                    "tileloadd tmm4, [{first} + {row}*1]",
+                    multiply!("{to}", "tmm0", "tmm5", "0"),
+                    multiply!("{to}", "tmm1", "tmm6", "1024"),
+                    multiply!("{to}", "tmm2", "tmm7", "2048"),
+                    multiply!("{to}", "tmm3", "tmm5", "3072"),
+                    store!(),
+                    "vzeroupper",
+                    first = inout(reg) arguments.rows => _,
+                    arguments = in(reg) arguments,
+                    header = inout(reg) at => _,
+                    count = inout(reg) steps => _,
+                    row = in(reg) ROW,
+                    to = inout(reg) tiles => _,
+                    from = out(reg) _,
+                    q = out(reg) _,
+                    scales = out(reg) _,
+                    step = out(reg) _,
+                    other = out(reg) _,
+                    KIND = const offset_of!(Arguments, kind),
+                    HEADER = const offset_of!(Arguments, kind.header),
+                    STEPS = const offset_of!(Arguments, kind.steps),
+                    OFFSETS = const offset_of!(Arguments, kind.offsets),
+                    BLOCKS = const offset_of!(Arguments, kind.blocks),
+                    NEXT = const offset_of!(Arguments, kind.next),
+                    BEHIND_OF_KIND = const offset_of!(Kind, behind),
+                    NEXT_OF_KIND = const offset_of!(Kind, next),
+                    GROUP = const offset_of!(Arguments, group),
+                    STEP = const offset_of!(Arguments, step),
+                    STEPS_OF_PANEL = const offset_of!(Arguments, steps),
+                    LEFT = const offset_of!(Arguments, left),
+                    ROWS = const offset_of!(Arguments, rows),
+                    SUMS = const offset_of!(Arguments, sums),
+                    PANEL = const offset_of!(Arguments, panel),
+                    out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
+                    out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
+                    out("zmm23") _, out("zmm24") _, out("zmm25") _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+
+        /// The weights of a block, of all columns of a tile's 16 to as many places of `to`, step by step.
+        unsafe fn $unpack(arguments: &mut Arguments, at: *const u8, steps: usize, to: *mut Unpacked) {
+            // SAFETY: the caller vouches for the block, and that there is room for its weights.
+            unsafe {
+                asm!(
+                    constants!(),
+                    begin!(),
+                    "2:",
+                    scales!($offsets, "zmm20", "0"),
+                    unpack!($bits, "0", "0"),
+                    scales!($offsets, "zmm21", "0"),
+                    unpack!($bits, "64", "8192"),
+                    scales!($offsets, "zmm20", "64"),
+                    unpack!($bits, "128", "16384"),
+                    scales!($offsets, "zmm21", "64"),
+                    unpack!($bits, "192", "24576"),
+                    "add {to}, 1024",
+                    concat!("add {q}, ", $bytes),
+                    "inc {step}",
+                    "mov {scales}, {step}",
+                    "imul {scales}, [{arguments} + {GROUP}]",
+                    "and {scales}, -128",
+                    "add {scales}, {header}",
+                    "cmp {step}, {count}",
+                    "jne 2b",
+                    "vzeroupper",
+                    arguments = in(reg) arguments,
+                    header = in(reg) at,
+                    count = in(reg) steps,
+                    to = inout(reg) to => _,
+                    q = out(reg) _,
+                    scales = out(reg) _,
+                    step = out(reg) _,
+                    other = out(reg) _,
+                    HEADER = const offset_of!(Arguments, kind.header),
+                    OFFSETS = const offset_of!(Arguments, kind.offsets),
+                    GROUP = const offset_of!(Arguments, group),
+                    out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
+                    out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
+                    out("zmm23") _, out("zmm24") _, out("zmm25") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+products!(few_bytes, unpack_bytes, 8, zero, "2048");
+products!(few_bytes_offset, unpack_bytes_offset, 8, own, "2048");
+products!(few_nibbles, unpack_nibbles, 4, zero, "1024");
+products!(few_nibbles_offset, unpack_nibbles_offset, 4, own, "1024");
+
+/// Steps whose weights are made bf16 at a time, at most.
+pub(crate) const STEPS: usize = 8;
+
+/// Weights of some steps as bf16: for each 16 columns the tiles of the steps one behind the other, so that the first
+/// cache holds all of them beside the rows that come.
+#[repr(C, align(64))]
+pub(crate) struct Unpacked([[[u8; TILE]; STEPS]; COLUMNS / SIDE]);
+
+impl Unpacked {
+    pub(crate) const EMPTY: Unpacked = Unpacked([[[0; TILE]; STEPS]; COLUMNS / SIDE]);
+}
+
+impl Recipe {
+    /// Makes bf16 of the weights of a block, of so many steps, [`STEPS`] at most.
+    ///
+    /// # Safety
+    /// The instructions [are available](are_available), and the block is there.
+    pub(crate) unsafe fn unpack(&self, block: *const u8, steps: usize, to: &mut Unpacked) {
+        debug_assert!((1..=STEPS).contains(&steps));
+        let unpack = match (self.form.bits, self.form.offsets) {
+            (4, false) => unpack_nibbles,
+            (4, true) => unpack_nibbles_offset,
+            (_, false) => unpack_bytes,
+            (_, true) => unpack_bytes_offset,
+        };
+        let mut arguments = self.arguments(self.kind(Blocks { count: 1, steps, behind: 0 }));
+        // SAFETY: the caller's promise.
+        unsafe { unpack(&mut arguments, block, steps, to) }
+    }
+}
+
+/// Room for the tiles of two steps.
+#[repr(C, align(8192))]
+pub(crate) struct TwoSteps([u8; 8 * TILE]);
+
+impl TwoSteps {
+    pub(crate) const EMPTY: TwoSteps = TwoSteps([0; 8 * TILE]);
+}
+
+/// The products of up to [`SIDE`] rows, whose weights become bf16 as they are met.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FewRows<'a> {
+    pub(crate) recipe: &'a Recipe,
+    /// The blocks of a panel, with what is before them in it: those that are whole, and the last, if it is not whole.
+    pub(crate) blocks: [Blocks; 2],
+    /// Of each step the [`DEPTH`] bf16 of one row after the other.
+    pub(crate) first: *const u8,
+    /// From 1 to [`SIDE`].
+    pub(crate) rows: usize,
+}
+
+impl FewRows<'_> {
+    /// The products with panels that follow each other, to `sums`: of each panel, of each row, [`COLUMNS`]. `tiles` is
+    /// room to work in.
+    ///
+    /// # Safety
+    /// The instructions [are available](are_available), and nothing else on this thread uses tiles. The panels and the
+    /// rows are there, and room for the sums.
+    pub(crate) unsafe fn multiply(&self, panels: (*const u8, usize), sums: *mut f32, tiles: &mut TwoSteps) {
+        let FewRows { recipe, blocks, first, rows } = *self;
+        let steps: usize = blocks.iter().map(|blocks| blocks.count * blocks.steps).sum();
+        let (panel, count) = panels;
+        if steps * count == 0 {
+            return;
+        }
+        debug_assert!((1..=SIDE).contains(&rows));
+        let mut kinds = blocks.map(|blocks| recipe.kind(blocks));
+        // Each is followed by the other, if there is another.
+        let [one, other] = match blocks.map(|blocks| blocks.count > 0) {
+            [true, last] => [0, usize::from(last)],
+            [false, _] => [1, 1],
+        };
+        kinds[one].next = &raw const kinds[other];
+        kinds[other].next = &raw const kinds[one];
+        let mut arguments = Arguments {
+            step: rows * ROW,
+            steps,
+            left: steps,
+            rows: first,
+            sums,
+            panel: rows * COLUMNS * size_of::<f32>(),
+            ..recipe.arguments(kinds[one])
+        };
+        let multiply = match (recipe.form.bits, recipe.form.offsets) {
+            (4, false) => few_nibbles,
+            (4, true) => few_nibbles_offset,
+            (_, false) => few_bytes,
+            (_, true) => few_bytes_offset,
+        };
+        // SAFETY: the caller's promise; the tiles are configured for as many rows.
+        unsafe {
+            let mut own = Own::new();
+            own.configure(&Config::new([rows, rows, rows, rows, rows, SIDE, SIDE, SIDE]));
+            let first_block = panel.wrapping_add(kinds[one].behind);
+            multiply(&mut arguments, first_block, steps * count, &raw mut tiles.0);
+        }
+    }
+}
+
+/// The products of two tiles of rows at a time with weights that are bf16 already.
+pub(crate) struct Many {
+    _own: Own,
+}
+
+impl Many {
+    /// # Safety
+    /// The instructions [are available](are_available), and nothing else on this thread uses tiles as long as this lives.
+    pub(crate) unsafe fn new() -> Many {
+        // SAFETY: the caller's promise, passed on.
+        let mut own = unsafe { Own::new() };
+        own.configure(&Config::new([SIDE; 8]));
+        Many { _own: own }
+    }
+
+    /// The products of 32 rows with the weights of `steps`: of the first 16 rows there is a tile for each step from
+    /// `first` on, and of the others from `apart` on. If it `adds`, it does to the `sums`, [`COLUMNS`] for each row.
+    ///
+    /// # Safety
+    /// The tiles and so many steps of weights are there, and room for the sums.
+    pub(crate) unsafe fn multiply(
+        &mut self,
+        [first, apart]: [*const u8; 2],
+        weights: &Unpacked,
+        steps: usize,
+        (sums, adds): (*mut f32, bool),
+    ) {
+        debug_assert!((1..=STEPS).contains(&steps));
+        for half in 0..2 {
+            let weights = weights.0[2 * half].as_ptr();
+            let sums = sums.wrapping_add(half * 2 * SIDE);
+            // SAFETY: the caller's promise; the tiles are configured as long as this lives.
+            unsafe {
+                asm!(
+                    "test {adds:e}, {adds:e}",
+                    "jnz 2f",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "jmp 3f",
+                    "2:",
+                    "tileloadd tmm0, [{sums} + {sums_row}*1]",
+                    "tileloadd tmm1, [{sums} + {sums_row}*1 + 64]",
+                    "tileloadd tmm2, [{sums2} + {sums_row}*1]",
+                    "tileloadd tmm3, [{sums2} + {sums_row}*1 + 64]",
+                    "3:",
+                    "tileloadd tmm4, [{first} + {row}*1]",
+                    "tileloadd tmm6, [{weights} + {row}*1]",
+                    "tileloadd tmm7, [{weights} + {row}*1 + 8192]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tileloadd tmm5, [{first2} + {row}*1]",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {first}, 1024",
+                    "add {first2}, 1024",
+                    "add {weights}, 1024",
+                    "dec {steps}",
+                    "jnz 3b",
+                    "tilestored [{sums} + {sums_row}*1], tmm0",
+                    "tilestored [{sums} + {sums_row}*1 + 64], tmm1",
+                    "tilestored [{sums2} + {sums_row}*1], tmm2",
+                    "tilestored [{sums2} + {sums_row}*1 + 64], tmm3",
+                    adds = in(reg) u32::from(adds),
+                    sums = in(reg) sums,
+                    sums2 = in(reg) sums.wrapping_add(SIDE * COLUMNS),
+                    sums_row = in(reg) COLUMNS * size_of::<f32>(),
+                    row = in(reg) ROW,
+                    first = inout(reg) first => _,
+                    first2 = inout(reg) apart => _,
+                    weights = inout(reg) weights => _,
+                    steps = inout(reg) steps => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    }
+}

@@ -123,12 +123,15 @@ def value(figures: dict, row: Row, measure: str | None = None) -> float:
 # The instruction that multiplies with such weights, the fastest that a processor may have first.
 FLOATS = ("bf16, AMX", "bf16, AVX-512 BF16", "f32, AVX-512", "f32, AVX2")
 INTEGERS = ("8 bits, AMX", "8 bits, AVX-512 VNNI")
+# Quants that become bf16 on the way to AMX.
+BECOME_BF16 = ("Q8_0", "Q4_0")
 
 
 def peak(setting: Setting, row: Row) -> float | None:
     """Operations per second of all threads together, by the instruction that a row's products are made of."""
     figures = setting.run([setting.peak, setting.threads])["operations_per_second"]
-    names = FLOATS if row.weights in (SAFETENSORS, "BF16") else INTEGERS
+    becomes_bf16 = row.weights in BECOME_BF16 and figures.get(FLOATS[0])
+    names = FLOATS if row.weights in (SAFETENSORS, "BF16") or becomes_bf16 else INTEGERS
     return next((figures[name] for name in names if figures.get(name)), None)
 
 

@@ -8,9 +8,10 @@
 //!
 //! Sums are of f32 whatever the dtype of the operands, and rounded once, to nearest even, when a result is
 //! stored. What products meet is rounded before: activations to 8-bit integers beside quantised weights, and to
-//! bf16 beside weights of bf16 where the machine has its products; queries and weights of attention to bf16 beside a
-//! cache of bf16 there, and to 16-bit integers beside one of 8 bits. Each element is computed in an order of its own:
-//! the same row gives the same bits alone and in a batch, on one thread and on many.
+//! bf16 beside weights of bf16 where the machine has its products, or that become bf16, as quants of 4 and 8 bits do
+//! with AMX; queries and weights of attention to bf16 beside a cache of bf16 there, and to 16-bit integers beside one of
+//! 8 bits. Each element is computed in an order of its own: the same row gives the same bits alone and in a batch, on one
+//! thread and on many.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -293,7 +293,7 @@ fn scales_of_any_size_are_met_ugly() {
                 (61, group) => [1.0, 1.0 / 1024.0, 0.0][group],
                 (62, 1) => f32::NAN,
                 (63, 2) => f32::INFINITY,
-                (row, _) => f32::exp2(row as f32 - 35.0),
+                (row, _) => f32::exp2(3.0 * (row as f32 - 35.0)),
             })
             .collect();
         let size = Tensor::from_slice(&device, &sizes, [n, 3]).unwrap().cast(DType::BF16).unwrap();
@@ -478,6 +478,14 @@ fn empty_products_are_empty_ugly() {
         let narrow = quantised(&device, Quantization::Blocks(BlockFormat::Q4_0), [3, 0]);
         let zeros = input(&device, [2, 0]).linear(&narrow, None).unwrap();
         assert_eq!(zeros.to_vec::<f32>().unwrap(), [0.0; 6]);
+        // Of several panels.
+        let bias = numbers(200, 3);
+        let narrow = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), [200, 0]);
+        let given = Tensor::from_slice(&device, &bias, [200]).unwrap();
+        for m in [2, 20] {
+            let found = input(&device, [m, 0]).linear(&narrow, Some(&given)).unwrap();
+            assert_eq!(found.to_vec::<f32>().unwrap(), bias.repeat(m), "{isa}, {m} rows");
+        }
     }
 }
 

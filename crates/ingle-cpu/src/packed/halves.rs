@@ -2,9 +2,9 @@
 //! Quantised weights that become bf16 on the way to the tiles of AMX ([`crate::simd::tiles::quants`]), and their scales.
 //!
 //! On the way weights are f16, whose range is small. So the scales of a row are stored as f16 that are some power of two
-//! larger, as large as they can be, and a panel begins with what takes it back: a multiplier for each row. Scales of f16
-//! and bf16 stay as exact as they were, unless 2^30 times smaller than the row's largest. A row that has a scale which
-//! is not finite has NaN for a multiplier.
+//! larger, as large as they and their offsets can be, and a panel begins with what takes it back: a multiplier for each
+//! row. Scales of f16 and bf16 stay as exact as they were, unless some 2^29 times smaller than the row's largest; offsets,
+//! unless 2^17 times smaller than that. A row that has a scale which is not finite has NaN for a multiplier.
 
 use std::array;
 
@@ -69,7 +69,7 @@ pub(super) unsafe fn enlarge<S: Simd, T: Operand + Number<Wide = f32>>(panels: &
             [Some(scale), Some(offset)] => scale.min(offset),
             [one, other] => one.or(other).unwrap_or(0),
         };
-        (scale.is_finite() && offset.is_finite()).then(|| exponent.clamp(-100, 120))
+        (scale.is_finite() && offset.is_finite()).then(|| exponent.clamp(-112, 120))
     });
     for (exponent, multiplier) in exponents.iter().zip(panel.chunks_exact_mut(2)) {
         let smaller = exponent.map_or(f32::NAN, |exponent| f32::exp2(-exponent as f32));

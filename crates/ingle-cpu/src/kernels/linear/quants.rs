@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Quants of 4 and 8 bits by the tiles of AMX, as bf16 that they become on the way ([`crate::simd::tiles::quants`]).
 //!
-//! A weight is rounded to bf16, and so is `x`: closer to the weights and to `x` than 8-bit integers for either. Up to 16
-//! rows meet a weight as it comes from memory. Of more, a panel's block becomes bf16 in the first cache, and all rows
+//! A weight is rounded to bf16, and so is `x`: that is less exact for weights, which integers would not round, and much
+//! more for `x`. Up to 16 rows meet a weight as it comes from memory. Of more, a panel's block becomes bf16 in the first cache, and all rows
 //! meet it there.
 
 use std::cell::RefCell;
@@ -32,7 +32,7 @@ const ROWS: usize = 256;
 const SHORT: usize = 1 << 20;
 
 /// `x` becomes 2^this times as large, so that its products with weights that are as small as [`exponent`] says are
-/// normal numbers: from 2^-64 to 2^64 it has all the precision of bf16.
+/// normal numbers: from 2^-64 to 2^64 it has all the precision of bf16. Beyond it is infinite, and below less exact.
 const X_EXPONENT: i32 = 64;
 
 /// The product with a weight whose panels are [made for this](GroupPanels::halves).
@@ -195,7 +195,12 @@ impl Quants<'_> {
         done: impl Fn(&mut [[f32; PANEL]], usize),
     ) {
         if self.panels.k == 0 {
-            work.sums.as_flattened_mut().fill(0.0);
+            for panel in panels {
+                let sums = &mut work.sums[..rows.len()];
+                sums.as_flattened_mut().fill(0.0);
+                done(sums, panel);
+            }
+            return;
         }
         if self.few {
             let first = self.rows.tile(rows.start, 0);
@@ -203,7 +208,7 @@ impl Quants<'_> {
             let together = ROWS / rows.len().max(1);
             for start in panels.clone().step_by(together) {
                 let count = together.min(panels.end - start);
-                let packed = (self.packed(start).as_ptr(), count);
+                let packed = (self.weight[start * self.panels.panel_bytes()..].as_ptr(), count);
                 // SAFETY: panels are made for this only where the instructions are there, and nothing else uses tiles
                 // here. The weight holds the panels and the rows as many steps, as was checked; there is room.
                 unsafe { product.multiply(packed, work.sums.as_mut_ptr().cast(), &mut work.two) };
@@ -280,7 +285,8 @@ impl<T: Float> Kernel for Write<'_, T> {
         bf16::widen_all(multipliers, &mut wide);
         for (row, sums) in sums.iter_mut().enumerate() {
             for (sum, multiplier) in sums.iter_mut().zip(wide) {
-                *sum *= multiplier * factor;
+                // The multiplier alone may be too small or too large.
+                *sum = *sum * factor * multiplier;
             }
             if let Some(bias) = bias {
                 for (sum, bias) in sums.iter_mut().zip(bias) {

@@ -7,7 +7,7 @@
 //! 2^-112 times as large: both have the sign above the exponent above the mantissa, and the biases of the exponents are
 //! 112 apart. So 32 weights take less than five instructions, where by way of f32 they would take nine. That needs
 //! AVX-512 FP16, which every processor with tiles has had. It computes with numbers that are not normal as fast as with
-//! others; but the tiles take them for zero, and so a weight 2^13 times smaller than its row's largest may be.
+//! others; but the tiles take them for zero, so that a weight some 2^12 times smaller than its row's largest is lost.
 //!
 //! Rows of the first operand have each four neighbours along the inner axis in the [`ORDER`] in which the packed quants
 //! come out.
@@ -247,7 +247,7 @@ macro_rules! masked {
     };
 }
 
-/// The weights of 16 columns and 32 steps from `{q}` on, to a tile at `{to}`.
+/// The weights of 16 columns in a step, from `{q}` on, to a tile at `{to}`.
 macro_rules! unpack {
     (8, $column:literal, $tile:literal) => {
         concat!(
@@ -488,8 +488,10 @@ macro_rules! products {
                     ROWS = const offset_of!(Arguments, rows),
                     SUMS = const offset_of!(Arguments, sums),
                     PANEL = const offset_of!(Arguments, panel),
+                    // Of the first sixteen all, of which `vzeroupper` clears the upper parts.
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
-                    out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
+                    out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
+                    out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
                     out("zmm23") _, out("zmm24") _, out("zmm25") _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -498,7 +500,7 @@ macro_rules! products {
             }
         }
 
-        /// The weights of a block, of all columns of a tile's 16 to as many places of `to`, step by step.
+        /// The weights of a block to `to`: for each 16 columns their tiles, step by step.
         unsafe fn $unpack(arguments: &mut Arguments, at: *const u8, steps: usize, to: *mut Unpacked) {
             // SAFETY: the caller vouches for the block, and that there is room for its weights.
             unsafe {
@@ -535,8 +537,10 @@ macro_rules! products {
                     HEADER = const offset_of!(Arguments, kind.header),
                     OFFSETS = const offset_of!(Arguments, kind.offsets),
                     GROUP = const offset_of!(Arguments, group),
+                    // Of the first sixteen all, of which `vzeroupper` clears the upper parts.
                     out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _,
-                    out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
+                    out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
+                    out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm20") _, out("zmm21") _, out("zmm22") _,
                     out("zmm23") _, out("zmm24") _, out("zmm25") _,
                     options(nostack),
                 );
@@ -622,8 +626,11 @@ impl FewRows<'_> {
             [true, last] => [0, usize::from(last)],
             [false, _] => [1, 1],
         };
-        kinds[one].next = &raw const kinds[other];
-        kinds[other].next = &raw const kinds[one];
+        let at = kinds.as_mut_ptr();
+        for (kind, next) in [(one, other), (other, one)] {
+            // SAFETY: both are among them.
+            unsafe { (*at.add(kind)).next = at.add(next) };
+        }
         let mut arguments = Arguments {
             step: rows * ROW,
             steps,
@@ -631,7 +638,8 @@ impl FewRows<'_> {
             rows: first,
             sums,
             panel: rows * COLUMNS * size_of::<f32>(),
-            ..recipe.arguments(kinds[one])
+            // SAFETY: it is among them.
+            ..recipe.arguments(unsafe { *at.add(one) })
         };
         let multiply = match (recipe.form.bits, recipe.form.offsets) {
             (4, false) => few_nibbles,
@@ -643,7 +651,7 @@ impl FewRows<'_> {
         unsafe {
             let mut own = Own::new();
             own.configure(&Config::new([rows, rows, rows, rows, rows, SIDE, SIDE, SIDE]));
-            let first_block = panel.wrapping_add(kinds[one].behind);
+            let first_block = panel.wrapping_add(arguments.kind.behind);
             multiply(&mut arguments, first_block, steps * count, &raw mut tiles.0);
         }
     }
@@ -678,7 +686,7 @@ impl Many {
     ) {
         debug_assert!((1..=STEPS).contains(&steps));
         for half in 0..2 {
-            let weights = weights.0[2 * half].as_ptr();
+            let weights = weights.0[2 * half..].as_ptr();
             let sums = sums.wrapping_add(half * 2 * SIDE);
             // SAFETY: the caller's promise; the tiles are configured as long as this lives.
             unsafe {

@@ -12,11 +12,17 @@
 //! Rows of the first operand have each four neighbours along the inner axis in the [`ORDER`] in which the packed quants
 //! come out.
 
+mod many;
+mod recipe;
+
 use std::arch::asm;
 use std::mem::offset_of;
 
 use half::f16;
 
+pub(crate) use self::many::{Many, STEPS, Unpacked};
+use self::recipe::{Arguments, Kind};
+pub(crate) use self::recipe::{Blocks, Form, Recipe};
 use super::{Config, Own, ROW, SIDE};
 
 /// Columns of a panel.
@@ -52,133 +58,6 @@ const SCALES: usize = COLUMNS * size_of::<f16>();
 /// Whether the machine has the vectors of f16.
 pub(crate) fn are_available() -> bool {
     super::are_available() && std::arch::is_x86_feature_detected!("avx512fp16")
-}
-
-/// What a panel's quants are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Form {
-    /// Of a quant: 4 or 8.
-    pub(crate) bits: usize,
-    /// The quant that stands for zero where groups have no offsets.
-    pub(crate) zero: u8,
-    /// Whether groups have offsets.
-    pub(crate) offsets: bool,
-    /// Weights of a column that share a scale: 32, 64 or 128.
-    pub(crate) group_size: usize,
-}
-
-/// Blocks of a panel that follow each other: each has the scales of its groups for all columns as f16, then the offsets, if
-/// there are any, which are 2^[`OFFSET`] of what they are beside scales, and then its quants, as [`crate::packed::groups`] has them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Blocks {
-    pub(crate) count: usize,
-    /// Weights of a column in each, divided by [`DEPTH`].
-    pub(crate) steps: usize,
-    /// Bytes before the first.
-    pub(crate) behind: usize,
-}
-
-/// What the instructions keep in registers.
-#[repr(C, align(64))]
-#[derive(Debug)]
-struct Constants {
-    /// What lanes of scales go to the lanes of weights: each twice, of the lower and of the upper half.
-    twice: [[u16; 32]; 2],
-    /// What rounds three bits off, in `vpmulhrsw`.
-    round: [u16; 32],
-    /// Where a bf16 has bits.
-    keep: [u16; 32],
-    /// What offsets are multiplied by, or scales where those are the offsets.
-    offset: [f16; 32],
-    /// Where a quant is in a word.
-    quant: [u16; 32],
-}
-
-/// How weights of a form become bf16.
-#[derive(Debug)]
-pub(crate) struct Recipe {
-    form: Form,
-    constants: Constants,
-}
-
-impl Recipe {
-    pub(crate) fn new(form: Form) -> Recipe {
-        let power = |exponent: i32| f32::exp2(exponent as f32);
-        let own = quant(form.bits);
-        let offset = if form.offsets { power(own - OFFSET) } else { -f32::from(form.zero) * power(own) };
-        let constants = Constants {
-            twice: [0, 16].map(|from| std::array::from_fn(|lane| from + lane as u16 / 2)),
-            round: [1 << 12; 32],
-            keep: [0x8fff; 32],
-            offset: [f16::from_f32(offset); 32],
-            quant: [if form.bits == 4 { 0xf0 } else { 0xff }; 32],
-        };
-        Recipe { form, constants }
-    }
-
-    /// For blocks of so many steps.
-    fn kind(&self, blocks: Blocks) -> Kind {
-        let scales = blocks.steps * DEPTH / self.form.group_size * SCALES;
-        Kind {
-            steps: blocks.steps,
-            header: if self.form.offsets { 2 * scales } else { scales },
-            offsets: scales,
-            blocks: blocks.count,
-            behind: blocks.behind,
-            next: std::ptr::null(),
-        }
-    }
-
-    fn arguments(&self, kind: Kind) -> Arguments {
-        Arguments {
-            constants: &self.constants,
-            kind,
-            group: SCALES * DEPTH / self.form.group_size,
-            step: 0,
-            steps: 0,
-            left: 0,
-            rows: std::ptr::null(),
-            sums: std::ptr::null_mut(),
-            panel: 0,
-        }
-    }
-}
-
-/// Blocks of a kind.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Kind {
-    /// Steps of a block.
-    steps: usize,
-    /// Bytes of a block's scales and offsets.
-    header: usize,
-    /// Bytes from the scales to the offsets.
-    offsets: usize,
-    /// How many there are, and while they are met, how many are left.
-    blocks: usize,
-    /// Bytes before the first.
-    behind: usize,
-    /// The kind that follows.
-    next: *const Kind,
-}
-
-/// What the instructions want to know, and where they keep account.
-#[repr(C)]
-struct Arguments {
-    constants: *const Constants,
-    /// Of the block that becomes bf16.
-    kind: Kind,
-    /// What a step is multiplied by, and rounded down to whole [`SCALES`], to find its scales.
-    group: usize,
-    /// Bytes of the rows for a step.
-    step: usize,
-    /// Of a panel, and how many of them are left to be multiplied.
-    steps: usize,
-    left: usize,
-    rows: *const u8,
-    sums: *mut f32,
-    /// Bytes of a panel's sums.
-    panel: usize,
 }
 
 /// Constants to the upper registers.
@@ -554,18 +433,6 @@ products!(few_bytes_offset, unpack_bytes_offset, 8, own, "2048");
 products!(few_nibbles, unpack_nibbles, 4, zero, "1024");
 products!(few_nibbles_offset, unpack_nibbles_offset, 4, own, "1024");
 
-/// Steps whose weights are made bf16 at a time, at most.
-pub(crate) const STEPS: usize = 8;
-
-/// Weights of some steps as bf16: for each 16 columns the tiles of the steps one behind the other, so that the first
-/// cache holds all of them beside the rows that come.
-#[repr(C, align(64))]
-pub(crate) struct Unpacked([[[u8; TILE]; STEPS]; COLUMNS / SIDE]);
-
-impl Unpacked {
-    pub(crate) const EMPTY: Unpacked = Unpacked([[[0; TILE]; STEPS]; COLUMNS / SIDE]);
-}
-
 impl Recipe {
     /// Makes bf16 of the weights of a block, of so many steps, [`STEPS`] at most.
     ///
@@ -653,88 +520,6 @@ impl FewRows<'_> {
             own.configure(&Config::new([rows, rows, rows, rows, rows, SIDE, SIDE, SIDE]));
             let first_block = panel.wrapping_add(arguments.kind.behind);
             multiply(&mut arguments, first_block, steps * count, &raw mut tiles.0);
-        }
-    }
-}
-
-/// The products of two tiles of rows at a time with weights that are bf16 already.
-pub(crate) struct Many {
-    _own: Own,
-}
-
-impl Many {
-    /// # Safety
-    /// The instructions [are available](are_available), and nothing else on this thread uses tiles as long as this lives.
-    pub(crate) unsafe fn new() -> Many {
-        // SAFETY: the caller's promise, passed on.
-        let mut own = unsafe { Own::new() };
-        own.configure(&Config::new([SIDE; 8]));
-        Many { _own: own }
-    }
-
-    /// The products of 32 rows with the weights of `steps`: of the first 16 rows there is a tile for each step from
-    /// `first` on, and of the others from `apart` on. If it `adds`, it does to the `sums`, [`COLUMNS`] for each row.
-    ///
-    /// # Safety
-    /// The tiles and so many steps of weights are there, and room for the sums.
-    pub(crate) unsafe fn multiply(
-        &mut self,
-        [first, apart]: [*const u8; 2],
-        weights: &Unpacked,
-        steps: usize,
-        (sums, adds): (*mut f32, bool),
-    ) {
-        debug_assert!((1..=STEPS).contains(&steps));
-        for half in 0..2 {
-            let weights = weights.0[2 * half..].as_ptr();
-            let sums = sums.wrapping_add(half * 2 * SIDE);
-            // SAFETY: the caller's promise; the tiles are configured as long as this lives.
-            unsafe {
-                asm!(
-                    "test {adds:e}, {adds:e}",
-                    "jnz 2f",
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "jmp 3f",
-                    "2:",
-                    "tileloadd tmm0, [{sums} + {sums_row}*1]",
-                    "tileloadd tmm1, [{sums} + {sums_row}*1 + 64]",
-                    "tileloadd tmm2, [{sums2} + {sums_row}*1]",
-                    "tileloadd tmm3, [{sums2} + {sums_row}*1 + 64]",
-                    "3:",
-                    "tileloadd tmm4, [{first} + {row}*1]",
-                    "tileloadd tmm6, [{weights} + {row}*1]",
-                    "tileloadd tmm7, [{weights} + {row}*1 + 8192]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm5, [{first2} + {row}*1]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {first}, 1024",
-                    "add {first2}, 1024",
-                    "add {weights}, 1024",
-                    "dec {steps}",
-                    "jnz 3b",
-                    "tilestored [{sums} + {sums_row}*1], tmm0",
-                    "tilestored [{sums} + {sums_row}*1 + 64], tmm1",
-                    "tilestored [{sums2} + {sums_row}*1], tmm2",
-                    "tilestored [{sums2} + {sums_row}*1 + 64], tmm3",
-                    adds = in(reg) u32::from(adds),
-                    sums = in(reg) sums,
-                    sums2 = in(reg) sums.wrapping_add(SIDE * COLUMNS),
-                    sums_row = in(reg) COLUMNS * size_of::<f32>(),
-                    row = in(reg) ROW,
-                    first = inout(reg) first => _,
-                    first2 = inout(reg) apart => _,
-                    weights = inout(reg) weights => _,
-                    steps = inout(reg) steps => _,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                );
-            }
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod groups;
 pub(crate) mod halves;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pairs;
+pub(crate) mod planes;
 
 use ingle_tensor::{DType, Result, Shape};
 

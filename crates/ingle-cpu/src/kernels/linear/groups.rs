@@ -23,7 +23,8 @@ use self::supers::{Columns, Plain, Scaling, Super, may_have};
 
 use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::packed::PANEL;
-use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales, join_planes};
+use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales};
+use crate::packed::planes::join_planes;
 use crate::simd::{Isa, QuadKernel, Quads, Simd};
 
 /// Groups in a block, at most.

@@ -15,6 +15,8 @@ pub(crate) mod quantised_rows;
 pub(crate) mod reduce;
 pub(crate) mod rope;
 pub(crate) mod rows;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 pub(crate) mod views;
 
 use std::sync::Arc;

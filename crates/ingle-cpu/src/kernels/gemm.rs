@@ -29,10 +29,6 @@ use crate::storage::CpuStorage;
 /// Steps along the inner axis in a strip: 64 KiB of a panel, which the second cache holds beside the rows that meet it.
 const STRIP: usize = 256;
 
-/// As [`STRIP`], of products of whole tiles: 128 KiB, which they take from the second cache. Shorter strips would be read
-/// faster, but their sums would come and go more often.
-const TILED_STRIP: usize = 512;
-
 /// Bytes of a first operand that are turned to rows at a time: so few that they are met while a cache holds them.
 const TURNED: usize = 4 << 20;
 
@@ -171,6 +167,10 @@ impl<F: Word> Gemm<'_, F> {
         if out.is_empty() {
             return Ok(());
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.tiled {
+            return self.run_tiles(cx, op, m, out);
+        }
         let panels = panels(n);
         let blocks = m.div_ceil(ROWS);
         let rows = m.div_ceil(blocks);
@@ -215,17 +215,12 @@ impl<F: Word> Gemm<'_, F> {
     }
 
     fn multiply(&self, block: Block<'_, F>) {
-        #[cfg(target_arch = "x86_64")]
-        if self.tiled {
-            return block.multiply_tiles();
-        }
         self.multiplier.dispatch(block);
     }
 
     /// Whether sums are never read back.
     fn begins_and_ends_at_once(&self) -> bool {
-        let strip = if self.tiled { TILED_STRIP } else { STRIP };
-        self.bias.is_none() && (1..=strip).contains(&self.steps)
+        self.bias.is_none() && (1..=STRIP).contains(&self.steps)
     }
 }
 

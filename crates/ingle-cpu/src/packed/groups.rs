@@ -100,10 +100,14 @@ impl GroupPanels {
     #[inline(always)]
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
         let panels = *self;
-        (0..self.k.div_ceil(BLOCK)).map(move |at| Block {
-            start: panels.prefix() + at * panels.block(BLOCK).bytes,
-            ..panels.block(BLOCK.min(panels.k - at * BLOCK))
-        })
+        (0..self.k.div_ceil(BLOCK)).map(move |at| panels.block_at(at))
+    }
+
+    /// The block of this number.
+    #[inline(always)]
+    pub(crate) fn block_at(&self, at: usize) -> Block {
+        let start = self.prefix() + at * self.block(BLOCK).bytes;
+        Block { start, ..self.block(BLOCK.min(self.k - at * BLOCK)) }
     }
 
     /// A block of `len` weights of a row.

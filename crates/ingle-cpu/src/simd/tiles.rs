@@ -12,6 +12,7 @@
 //! it. Their configuration does, since it takes as long as several products: it lasts as long as an [`Own`] lives,
 //! which releases the tiles.
 
+pub(crate) mod many;
 pub(crate) mod quads;
 pub(crate) mod quants;
 pub(crate) mod words;
@@ -96,11 +97,9 @@ impl Config {
 
     /// For products of so many rows and of `steps` steps at a time.
     fn of(Shape { width, rows, steps }: Shape) -> Config {
-        let low = rows.min(SIDE);
         let (tiles, firsts) = match width {
-            Width::One => ([low, low, steps, SIDE, SIDE, SIDE, SIDE, SIDE], 1..2),
-            Width::Two => ([low, low, rows - low, rows - low, low, rows - low, steps, steps], 4..6),
-            Width::Four => ([low, low, low, low, low, steps, steps, steps], 4..5),
+            Width::One => ([rows, rows, steps, SIDE, SIDE, SIDE, SIDE, SIDE], 1..2),
+            Width::Four => ([rows, rows, rows, rows, rows, steps, steps, steps], 4..5),
         };
         let mut config = Config::new(tiles);
         config.row_bytes[firsts].fill((4 * steps) as u16);
@@ -181,7 +180,7 @@ impl Matrix<*const u8> {
     }
 }
 
-/// The product of some rows with 16, 32 or 64 columns.
+/// The product of some rows with 16 or 64 columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileProduct {
     /// Rows of the first operand, `steps` words each.
@@ -195,7 +194,6 @@ pub(crate) struct TileProduct {
     pub(crate) sums: Matrix<*mut u8>,
     /// Whether the sums begin with what is there.
     pub(crate) adds: bool,
-    pub(crate) ahead: Ahead,
 }
 
 impl TileProduct {
@@ -205,21 +203,9 @@ impl TileProduct {
     }
 }
 
-/// What is asked for meanwhile, into the second cache; only while rows of two tiles are multiplied.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ahead {
-    pub(crate) at: *const u8,
-    /// Cache lines for each tile along the inner axis.
-    pub(crate) lines: usize,
-}
-
-impl Ahead {
-    pub(crate) const NOTHING: Ahead = Ahead { at: std::ptr::null(), lines: 0 };
-}
-
 /// Assembly that differs in the product.
 macro_rules! products {
-    ($product:literal, $narrow:ident, $square:ident, $wide:ident) => {
+    ($product:literal, $narrow:ident, $wide:ident) => {
         /// As many rows as the tiles are configured for with 16 columns, `steps` tiles of each.
         unsafe fn $narrow(part: &TileProduct, steps: usize) {
             // SAFETY: the caller vouches for the operands and sums, and that the machine has tiles.
@@ -323,93 +309,18 @@ macro_rules! products {
                 );
             }
         }
-
-        /// Rows of two tiles, as they are configured, with 32 columns, `steps` tiles of each. The second tile's rows are
-        /// `SIDE` after the first's.
-        unsafe fn $square(part: &TileProduct, steps: usize) {
-            // Few registers are free: a count takes that of `adds`.
-            // SAFETY: as above. What is asked for ahead need not be there.
-            unsafe {
-                asm!(
-                    "test {adds:e}, {adds:e}",
-                    "jnz 2f",
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "jmp 3f",
-                    "2:",
-                    "tileloadd tmm0, [{sums} + {sums_stride}*1]",
-                    "tileloadd tmm1, [{sums} + {sums_stride}*1 + 64]",
-                    "tileloadd tmm2, [{sums2} + {sums_stride}*1]",
-                    "tileloadd tmm3, [{sums2} + {sums_stride}*1 + 64]",
-                    "3:",
-                    "tileloadd tmm4, [{first} + {first_stride}*1]",
-                    "tileloadd tmm6, [{second} + {second_stride}*1]",
-                    "tileloadd tmm7, [{second} + {second_stride}*1 + 64]",
-                    concat!($product, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm5, [{first2} + {first_stride}*1]",
-                    concat!($product, " tmm1, tmm4, tmm7"),
-                    "mov {adds}, {lines}",
-                    "test {adds}, {adds}",
-                    "jz 5f",
-                    "4:",
-                    "prefetcht1 [{ahead}]",
-                    "add {ahead}, 64",
-                    "dec {adds}",
-                    "jnz 4b",
-                    "5:",
-                    concat!($product, " tmm2, tmm5, tmm6"),
-                    concat!($product, " tmm3, tmm5, tmm7"),
-                    "add {first}, 64",
-                    "add {first2}, 64",
-                    "lea {second}, [{second} + {second_stride}*8]",
-                    "lea {second}, [{second} + {second_stride}*8]",
-                    "dec {steps}",
-                    "jnz 3b",
-                    "tilestored [{sums} + {sums_stride}*1], tmm0",
-                    "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
-                    "tilestored [{sums2} + {sums_stride}*1], tmm2",
-                    "tilestored [{sums2} + {sums_stride}*1 + 64], tmm3",
-                    sums2 = in(reg) part.sums.at.wrapping_add(SIDE * part.sums.stride),
-                    adds = inout(reg) usize::from(part.adds) => _,
-                    sums = in(reg) part.sums.at,
-                    sums_stride = in(reg) part.sums.stride,
-                    first = inout(reg) part.first.at => _,
-                    first2 = inout(reg) part.first.at.wrapping_add(SIDE * part.first.stride) => _,
-                    first_stride = in(reg) part.first.stride,
-                    second = inout(reg) part.second.at => _,
-                    second_stride = in(reg) part.second.stride,
-                    steps = inout(reg) steps => _,
-                    ahead = inout(reg) part.ahead.at => _,
-                    lines = in(reg) part.ahead.lines,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                );
-            }
-        }
     };
 }
 
-products!("tdpbf16ps", narrow_bf16, square_bf16, wide_bf16);
+products!("tdpbf16ps", narrow_bf16, wide_bf16);
 
 /// How many columns are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Width {
     /// 16 columns, of up to 16 rows.
     One,
-    /// 32 columns, beside each other, of 17 to 32 rows.
-    Two,
     /// 64 columns, of up to 16 rows.
     Four,
-}
-
-impl Width {
-    /// For so many rows, 32 of them at most, and columns beside each other.
-    pub(crate) fn of_rows(rows: usize) -> Width {
-        if rows <= SIDE { Width::Four } else { Width::Two }
-    }
 }
 
 /// Products of bf16, summed in f32.
@@ -418,13 +329,11 @@ impl Width {
 /// The width is one for so many rows; there are as many of the first operand and
 /// `steps` of the second, and room for the sums, which are written: all their columns, of so many rows.
 pub(crate) unsafe fn multiply_bf16(tiles: &mut Tiles, width: Width, rows: usize, part: TileProduct) {
-    debug_assert!((1..=SIDE).contains(&rows) || width == Width::Two && (SIDE + 1..=2 * SIDE).contains(&rows));
+    debug_assert!((1..=SIDE).contains(&rows));
     let multiply: unsafe fn(&TileProduct, usize) = match width {
         Width::One => narrow_bf16,
-        Width::Two => square_bf16,
         Width::Four => wide_bf16,
     };
-    debug_assert!(width != Width::Two || part.columns_apart == ROW, "columns of two tiles stand beside each other");
     let (whole, rest) = (part.steps / SIDE, part.steps % SIDE);
     // SAFETY: the caller's promise.
     unsafe {
@@ -435,7 +344,7 @@ pub(crate) unsafe fn multiply_bf16(tiles: &mut Tiles, width: Width, rows: usize,
         if rest > 0 {
             // Tiles of what is left: shorter rows of the first operand, fewer of the second.
             let (first, second) = (part.first.skip(whole * ROW), part.second.skip(whole * SIDE * part.second.stride));
-            let part = TileProduct { first, second, adds: part.adds || whole > 0, ahead: Ahead::NOTHING, ..part };
+            let part = TileProduct { first, second, adds: part.adds || whole > 0, ..part };
             tiles.configure(Shape { width, rows, steps: rest });
             multiply(&part, 1);
         }
@@ -462,9 +371,8 @@ mod tests {
         }
         let number = |i: usize| bf16::from_f32(((i * 7919) % 257) as f32 / 128.0 - 1.0);
         let one = [4, 16].map(|rows| (rows, 16, Width::One));
-        let two = [17, 31, 32].map(|rows| (rows, 32, Width::Two));
         let four = [1, 5, 16].map(|rows| (rows, 64, Width::Four));
-        for (rows, columns, width) in one.into_iter().chain(two).chain(four) {
+        for (rows, columns, width) in one.into_iter().chain(four) {
             // Tiles that are full, not full, and both.
             for (steps, adds) in [(16, false), (5, true), (37, true), (48, true), (3, false)] {
                 let first: Vec<bf16> = (0..rows * 2 * steps).map(number).collect();
@@ -478,7 +386,6 @@ mod tests {
                     steps,
                     sums: Matrix { at: sums.as_mut_ptr().cast(), stride: 4 * columns },
                     adds,
-                    ahead: Ahead::NOTHING,
                 };
                 // SAFETY: they are available, and the operands are as long as they should be.
                 unsafe { multiply_bf16(&mut Tiles::new(), width, rows, part) };

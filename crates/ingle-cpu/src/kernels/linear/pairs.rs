@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::packed::{PANEL, pairs::padded};
 use crate::simd::Isa;
-use crate::simd::tiles::{self, Ahead, Matrix, TileProduct, Tiles, Width, multiply_bf16};
+use crate::simd::tiles::{self, Matrix, TileProduct, Tiles, Width, multiply_bf16};
 use crate::storage::CpuStorage;
 
 /// Pairs of the inner axis in a strip: 128 KiB of weights, which stay in the second cache while every tile meets them.
@@ -124,7 +124,6 @@ impl Pairs<'_> {
                         steps: length,
                         sums,
                         adds,
-                        ahead: Ahead::NOTHING,
                     };
                     if columns == PANEL {
                         multiply_bf16(

@@ -12,21 +12,19 @@ use half::bf16;
 use ingle_tensor::{Result, Spec};
 
 use super::{Product, Reading};
-use crate::kernels::matmul::Operand;
 use crate::kernels::rows::packed;
-use crate::kernels::{Context, Pointer, contiguous, elements_mut};
-use crate::memory::{Buffer, Contents};
+use crate::kernels::tiled::{self, Change, Next, Rows, Weight};
+use crate::kernels::{Context, Pointer, contiguous};
+use crate::memory::Buffer;
 use crate::number::{Float, Number, with_float};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels};
 use crate::packed::halves::multipliers;
 use crate::simd::tiles::SIDE;
-use crate::simd::tiles::quants::{Blocks, DEPTH, FewRows, Form, Many, ORDER, Recipe, TwoSteps, Unpacked, exponent};
+use crate::simd::tiles::many::{Columns, DEPTH, Unpacked};
+use crate::simd::tiles::quants::{Blocks, FewRows, Form, Recipe, TwoSteps, exponent, reorder};
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
-
-/// The most rows in a unit of work.
-const ROWS: usize = 256;
 
 /// Bytes that a thread takes at a time for few rows: what it asks for ahead beyond them is another's.
 const SHORT: usize = 1 << 20;
@@ -46,19 +44,9 @@ pub(super) fn product(
 ) -> Result<CpuStorage> {
     let &Product { m, n, k, bias } = product;
     let x = contiguous(cx, x)?;
-    let rows = with_float!("linear", x.dtype(), T => Rows::new(cx, packed::<T>(&x), [m, k]))?;
     // The bounds that the kernel relies on.
     assert_eq!(k, panels.k, "x and the weight differ in length");
     assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
-    let few = m <= SIDE;
-    let reading = Reading {
-        weight: Some(weight),
-        panel_bytes: panels.panel_bytes(),
-        few: SIDE,
-        short: SHORT,
-        rows: if few { SIDE } else { ROWS },
-        together: if few { 1 } else { 2 * SIDE },
-    };
     let recipe = Recipe::new(Form {
         bits: panels.form.bits,
         zero: panels.form.zero,
@@ -66,146 +54,108 @@ pub(super) fn product(
         group_size: panels.form.group_size,
     });
     let factor = f32::exp2((-exponent(panels.form.bits) - X_EXPONENT) as f32);
-    let quants = Quants { rows: &rows, weight, panels, blocks: blocks(panels), recipe: &recipe, few };
+    let quants = Quants { weight, panels, blocks: blocks(panels), recipe: &recipe };
     with_float!("linear", output.dtype, T => cx.make::<T>(&output.shape, |out| {
         let to = Pointer(out.as_mut_ptr());
-        product.units(cx, "linear", &reading, |panels, rows| {
-            WORK.with_borrow_mut(|work| {
-                quants.unit(work, panels, rows.clone(), |sums, panel| {
-                    let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
-                    cx.isa.dispatch(Write {
-                        sums,
-                        multipliers: multipliers(quants.packed(panel)),
-                        factor,
-                        bias: bias.map(|bias| &bias[columns.clone()]),
-                        columns: columns.len(),
-                        // SAFETY: the rows and columns of a unit lie inside `out`.
-                        to: Pointer(unsafe { to.get().add(rows.start * n + columns.start) }),
-                        stride: n,
-                    });
-                });
+        let done = |sums: &[[f32; PANEL]], panel: usize, rows: Range<usize>| {
+            let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
+            cx.isa.dispatch(Write {
+                sums,
+                multipliers: multipliers(quants.packed(panel)),
+                factor,
+                bias: bias.map(|bias| &bias[columns.clone()]),
+                columns: columns.len(),
+                // SAFETY: the rows and columns lie inside `out`.
+                to: Pointer(unsafe { to.get().add(rows.start * n + columns.start) }),
+                stride: n,
             });
-        })
+        };
+        if m <= SIDE {
+            // Of each step all rows beside each other.
+            let apart = [DEPTH, m * DEPTH];
+            let rows = with_float!("linear", x.dtype(), X => {
+                tiled::lay_out::<X, ForQuants>(cx, "linear", (packed::<X>(&x), k), [m, k], m, apart)
+            })?;
+            let reading = Reading {
+                weight: Some(weight),
+                panel_bytes: panels.panel_bytes(),
+                few: SIDE,
+                short: SHORT,
+                rows: SIDE,
+                together: 1,
+            };
+            return product.units(cx, "linear", &reading, |panels, _| quants.few(&rows, m, panels, done));
+        }
+        let rows = with_float!("linear", x.dtype(), X => {
+            Rows::changed::<X, ForQuants>(cx, "linear", packed::<X>(&x), [m, k], k)
+        })?;
+        let product = tiled::Product { m, n, rows: &rows, weight: &quants, bias: None };
+        // SAFETY: panels are made for this only where the instructions are there; the weight's length was checked.
+        unsafe { product.run(cx, "linear", done) }
     }))
 }
 
-/// Rows of `x` as bf16, as the tiles take them: for each step along a row the [`DEPTH`] numbers of each of the rows that
-/// lie together.
-struct Rows {
-    memory: Buffer,
-    k: usize,
-    /// 16, or all that there are.
-    together: usize,
-}
+/// Rows are larger, and in the order in which quants come out.
+enum ForQuants {}
 
-impl Rows {
-    fn new<T: Operand>(cx: &Context, x: &[T], [m, k]: [usize; 2]) -> Result<Rows> {
-        let (together, rows) = if m <= SIDE { (m.max(1), m) } else { (SIDE, m.next_multiple_of(2 * SIDE)) };
-        let mut memory = cx.buffer::<bf16>(rows * k, Contents::Anything)?;
-        let to = Pointer(elements_mut::<bf16>(&mut memory).as_mut_ptr());
-        cx.parallel("linear", (rows, rows * k), |row| {
-            let first = row / together * together * k + row % together * DEPTH;
-            // Rows past the last are zeros.
-            let x = if row < m { &x[row * k..(row + 1) * k] } else { &[] };
-            // SAFETY: the row lies inside the memory.
-            let to = Pointer(unsafe { to.get().add(first) });
-            cx.isa.dispatch(Turn { x, steps: k / DEPTH, to, apart: together * DEPTH });
-        })?;
-        Ok(Rows { memory, k, together })
-    }
-
-    /// The tile of a row that is the first of those that lie together, from a step on.
-    fn tile(&self, row: usize, step: usize) -> *const u8 {
-        debug_assert!(row.is_multiple_of(self.together));
-        let first = row * self.k + step * self.together * DEPTH;
-        self.memory.bytes().as_ptr().wrapping_add(first * size_of::<bf16>())
-    }
-}
-
-/// One row, laid out in parts. Made only with room for all of them.
-struct Turn<'a, T> {
-    /// Empty for zeros.
-    x: &'a [T],
-    steps: usize,
-    to: Pointer<bf16>,
-    /// From one part to the next.
-    apart: usize,
-}
-
-impl<T: Operand> Kernel for Turn<'_, T> {
-    type Output = ();
+impl Change for ForQuants {
+    const EXPONENT: i32 = X_EXPONENT;
 
     #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Turn { x, steps, to, apart } = self;
-        for step in 0..steps {
-            let mut wide = [0.0; DEPTH];
-            if let Some(x) = x.get(step * DEPTH..(step + 1) * DEPTH) {
-                for lane in (0..DEPTH).step_by(S::LANES) {
-                    // SAFETY: below `dispatch`; both hold so many, a multiple of the lanes.
-                    unsafe {
-                        let larger = S::splat(f32::exp2(X_EXPONENT as f32));
-                        S::store(wide[lane..].as_mut_ptr(), S::mul(T::load::<S>(x[lane..].as_ptr()), larger));
-                    }
-                }
-            }
-            let mut narrow = [bf16::ZERO; DEPTH];
-            bf16::narrow_all(&wide, &mut narrow);
-            let mut ordered = [bf16::ZERO; DEPTH];
-            for (ordered, narrow) in ordered.chunks_exact_mut(4).zip(narrow.chunks_exact(4)) {
-                ordered.copy_from_slice(&ORDER.map(|i| narrow[i]));
-            }
-            // SAFETY: the maker's promise.
-            unsafe { to.get().add(step * apart).cast::<[bf16; DEPTH]>().write(ordered) }
-        }
+    fn reorder(four: u64) -> u64 {
+        reorder(four)
     }
 }
 
-/// What a thread works on.
+/// What a thread works on for few rows.
 struct Work {
     two: TwoSteps,
-    unpacked: Unpacked,
-    sums: [[f32; PANEL]; ROWS],
+    sums: [[f32; PANEL]; FEW_SUMS],
 }
+
+/// Sums for each column of a panel, of one panel or of more.
+const FEW_SUMS: usize = 256;
 
 thread_local! {
     /// Each thread's own, so that it is not cleared for every panel.
     static WORK: RefCell<Box<Work>> =
-        RefCell::new(Box::new(Work { two: TwoSteps::EMPTY, unpacked: Unpacked::EMPTY, sums: [[0.0; PANEL]; ROWS] }));
+        RefCell::new(Box::new(Work { two: TwoSteps::EMPTY, sums: [[0.0; PANEL]; FEW_SUMS] }));
 }
 
 /// A product whose bounds are checked.
 struct Quants<'a> {
-    rows: &'a Rows,
     weight: &'a [u8],
     panels: &'a GroupPanels,
     /// Of a panel.
     blocks: [Blocks; 2],
     recipe: &'a Recipe,
-    few: bool,
+}
+
+impl Weight for Quants<'_> {
+    fn steps(&self) -> usize {
+        self.panels.k / DEPTH
+    }
+
+    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> (Columns, Option<Next>) {
+        debug_assert!((step * DEPTH).is_multiple_of(BLOCK) && count * DEPTH <= BLOCK);
+        let block = self.panels.block_at(step * DEPTH / BLOCK);
+        // SAFETY: the caller's promise; a block has no more steps than there is room for.
+        unsafe { self.recipe.unpack(self.packed(panel)[block.start..].as_ptr(), count, room) };
+        (room.columns(), None)
+    }
 }
 
 impl Quants<'_> {
-    /// Computes the sums of some rows with each panel and hands them on.
-    fn unit(
-        &self,
-        work: &mut Work,
-        panels: Range<usize>,
-        rows: Range<usize>,
-        done: impl Fn(&mut [[f32; PANEL]], usize),
-    ) {
-        if self.panels.k == 0 {
-            for panel in panels {
-                let sums = &mut work.sums[..rows.len()];
-                sums.as_flattened_mut().fill(0.0);
-                done(sums, panel);
+    /// Computes the sums of a few rows with each panel and hands them on.
+    fn few(&self, rows: &Buffer, m: usize, panels: Range<usize>, done: impl Fn(&[[f32; PANEL]], usize, Range<usize>)) {
+        WORK.with_borrow_mut(|work| {
+            if self.panels.k == 0 {
+                work.sums[..m].as_flattened_mut().fill(0.0);
+                panels.for_each(|panel| done(&work.sums[..m], panel, 0..m));
+                return;
             }
-            return;
-        }
-        if self.few {
-            let first = self.rows.tile(rows.start, 0);
-            let product = FewRows { recipe: self.recipe, blocks: self.blocks, first, rows: rows.len() };
-            let together = ROWS / rows.len().max(1);
+            let product = FewRows { recipe: self.recipe, blocks: self.blocks, first: rows.bytes().as_ptr(), rows: m };
+            let together = FEW_SUMS / m.max(1);
             for start in panels.clone().step_by(together) {
                 let count = together.min(panels.end - start);
                 let packed = (self.weight[start * self.panels.panel_bytes()..].as_ptr(), count);
@@ -213,31 +163,11 @@ impl Quants<'_> {
                 // here. The weight holds the panels and the rows as many steps, as was checked; there is room.
                 unsafe { product.multiply(packed, work.sums.as_mut_ptr().cast(), &mut work.two) };
                 for panel in start..start + count {
-                    let first = (panel - start) * rows.len();
-                    done(&mut work.sums[first..first + rows.len()], panel);
+                    let first = (panel - start) * m;
+                    done(&work.sums[first..first + m], panel, 0..m);
                 }
             }
-            return;
-        }
-        // SAFETY: as above.
-        let mut many = unsafe { Many::new() };
-        for panel in panels {
-            let mut step = 0;
-            let packed = self.packed(panel);
-            for block in self.panels.blocks() {
-                let steps = block.len / DEPTH;
-                // SAFETY: as above; no block has more steps than are unpacked at a time.
-                unsafe { self.recipe.unpack(packed[block.start..].as_ptr(), steps, &mut work.unpacked) };
-                for row in rows.clone().step_by(2 * SIDE) {
-                    let first = [row, row + SIDE].map(|row| self.rows.tile(row, step));
-                    let sums = work.sums[row - rows.start..].as_mut_ptr().cast();
-                    // SAFETY: as above; rows are laid out by whole pairs of tiles.
-                    unsafe { many.multiply(first, &work.unpacked, steps, (sums, step > 0)) };
-                }
-                step += steps;
-            }
-            done(&mut work.sums[..rows.len()], panel);
-        }
+        });
     }
 
     fn packed(&self, panel: usize) -> &[u8] {
@@ -263,7 +193,7 @@ fn blocks(panels: &GroupPanels) -> [Blocks; 2] {
 
 /// Makes outputs of sums. Made only with room for them.
 struct Write<'a, T> {
-    sums: &'a mut [[f32; PANEL]],
+    sums: &'a [[f32; PANEL]],
     /// Of the columns.
     multipliers: &'a [bf16; PANEL],
     /// What all are multiplied by besides.
@@ -283,21 +213,22 @@ impl<T: Float> Kernel for Write<'_, T> {
         let Write { sums, multipliers, factor, bias, columns, to, stride } = self;
         let mut wide = [0.0; PANEL];
         bf16::widen_all(multipliers, &mut wide);
-        for (row, sums) in sums.iter_mut().enumerate() {
-            for (sum, multiplier) in sums.iter_mut().zip(wide) {
+        for (row, sums) in sums.iter().enumerate() {
+            let mut outputs = *sums;
+            for (output, multiplier) in outputs.iter_mut().zip(wide) {
                 // The multiplier alone may be too small or too large.
-                *sum = *sum * factor * multiplier;
+                *output = *output * factor * multiplier;
             }
             if let Some(bias) = bias {
-                for (sum, bias) in sums.iter_mut().zip(bias) {
-                    *sum += bias;
+                for (output, bias) in outputs.iter_mut().zip(bias) {
+                    *output += bias;
                 }
             }
             // SAFETY: the maker's promise.
             let to = unsafe { std::slice::from_raw_parts_mut(to.get().add(row * stride), columns) };
             match <&mut [T; PANEL]>::try_from(&mut *to) {
-                Ok(to) => T::narrow_all(sums, to),
-                Err(_) => T::narrow_all(&sums[..columns], to),
+                Ok(to) => T::narrow_all(&outputs, to),
+                Err(_) => T::narrow_all(&outputs[..columns], to),
             }
         }
     }

@@ -9,10 +9,9 @@
 //! AVX-512 FP16, which every processor with tiles has had. It computes with numbers that are not normal as fast as with
 //! others; but the tiles take them for zero, so that a weight some 2^12 times smaller than its row's largest is lost.
 //!
-//! Rows of the first operand have each four neighbours along the inner axis in the [`ORDER`] in which the packed quants
-//! come out.
+//! Rows of the first operand have each four neighbours along the inner axis in [another order](reorder), in which the packed
+//! quants come out.
 
-mod many;
 mod recipe;
 
 use std::arch::asm;
@@ -20,20 +19,19 @@ use std::mem::offset_of;
 
 use half::f16;
 
-pub(crate) use self::many::{Many, STEPS, Unpacked};
 use self::recipe::{Arguments, Kind};
 pub(crate) use self::recipe::{Blocks, Form, Recipe};
+use super::many::{COLUMNS, DEPTH, STEPS, TILE, Unpacked};
 use super::{Config, Own, ROW, SIDE};
 
-/// Columns of a panel.
-pub(crate) const COLUMNS: usize = 4 * SIDE;
-
-/// Weights of a column that a tile takes at a time.
-pub(crate) const DEPTH: usize = ROW / 2;
-
-/// The order that each four neighbours of a row have in the first operand: of four bytes of quants the first and the
-/// third are the low ones of two words.
-pub(crate) const ORDER: [usize; 4] = [0, 2, 1, 3];
+/// The order that each four neighbours of a row have in the first operand, the first of which are the lowest bits: the
+/// inner two change places, since of four bytes of quants the first and the third are the low ones of two words.
+#[inline(always)]
+pub(crate) fn reorder(four: u64) -> u64 {
+    const OUTER: u64 = 0xffff_0000_0000_ffff;
+    const SECOND: u64 = 0xffff_0000;
+    four & OUTER | (four & SECOND) << 16 | four >> 16 & SECOND
+}
 
 /// The exponent of offsets beside what they are stored as: between that of scales, which would leave them too little
 /// room above, and that of the weights, below.
@@ -48,9 +46,6 @@ const fn quant(bits: usize) -> i32 {
 pub(crate) const fn exponent(bits: usize) -> i32 {
     quant(bits) - 112
 }
-
-/// Bytes of a tile.
-pub(crate) const TILE: usize = SIDE * ROW;
 
 /// Scales of a group of a panel, in bytes.
 const SCALES: usize = COLUMNS * size_of::<f16>();

@@ -3,7 +3,7 @@
 
 use super::Floats;
 use super::product::{COLUMNS, Product, Start};
-use crate::simd::tiles::{Ahead, Matrix, SIDE, TileProduct, Tiles, Width, multiply_bf16};
+use crate::simd::tiles::{Matrix, SIDE, TileProduct, Tiles, Width, multiply_bf16};
 use crate::simd::turned::{Words, turn};
 use crate::simd::{Factor, Kernel, Simd};
 
@@ -104,7 +104,6 @@ impl<F: Floats> Product<'_, F> {
                         stride: self.sums.row * size_of::<f32>(),
                     },
                     adds: lane > 0 || self.sums.from == Start::There,
-                    ahead: Ahead::NOTHING,
                 };
                 multiply_bf16(tiles, width, rows, part);
             }

@@ -28,7 +28,7 @@ use crate::layout::{Layout, Runs};
 use crate::memory::{Buffer, Contents, MemoryPool};
 use crate::number::Number;
 use crate::pool::ThreadPool;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel, Simd};
 use crate::storage::CpuStorage;
 
 /// Elements that an element-by-element kernel handles at once: they stay in the first cache.
@@ -141,16 +141,47 @@ pub(crate) fn elements_mut<T: Element>(buffer: &mut Buffer) -> &mut [T] {
     buffer.bytes_mut().map_or(&mut [], |bytes| bytemuck::cast_slice_mut(bytes))
 }
 
+/// [`Number::widen_all`] by the vectors of an instruction set.
+struct Widen<'a, T: Number> {
+    from: &'a [T],
+    to: &'a mut [T::Wide],
+}
+
+impl<T: Number> Kernel for Widen<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        T::widen_all(self.from, self.to);
+    }
+}
+
+/// [`Number::narrow_all`] by the vectors of an instruction set.
+struct Narrow<'a, T: Number> {
+    from: &'a [T::Wide],
+    to: &'a mut [T],
+}
+
+impl<T: Number> Kernel for Narrow<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        T::narrow_all(self.from, self.to);
+    }
+}
+
 /// Reads any view of numbers block by block, widened.
 pub(crate) struct Reader<'a, T: Number> {
     elements: &'a [T],
     runs: Runs,
+    isa: Isa,
 }
 
 impl<'a, T: Number> Reader<'a, T> {
     /// Reads `storage` stretched to `shape`.
-    pub(crate) fn new(storage: &'a CpuStorage, shape: &Shape) -> Self {
-        Reader { elements: storage.buffer(), runs: storage.layout().broadcast(shape).runs() }
+    pub(crate) fn new(cx: &Context, storage: &'a CpuStorage, shape: &Shape) -> Self {
+        Reader { elements: storage.buffer(), runs: storage.layout().broadcast(shape).runs(), isa: cx.isa }
     }
 
     /// Elements `first .. first + len` in row-major order, in `scratch` or where they lie. `len` is at most
@@ -172,7 +203,7 @@ impl<'a, T: Number> Reader<'a, T> {
         self.runs.walk(first, to.len(), |run| {
             let to = &mut to[done..done + run.len];
             match run.stride {
-                1 => T::widen_all(&self.elements[run.start..run.start + run.len], to),
+                1 => self.isa.dispatch(Widen { from: &self.elements[run.start..run.start + run.len], to }),
                 0 => to.fill(self.elements[run.start].widen()),
                 stride => {
                     for (to, from) in to.iter_mut().zip(self.elements[run.start..].iter().step_by(stride)) {

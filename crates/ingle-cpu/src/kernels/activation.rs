@@ -26,7 +26,7 @@ pub(crate) fn activate(cx: &Context, activation: Activation, x: CpuStorage) -> R
 pub(crate) fn glu(cx: &Context, activation: Activation, [gate, up]: [CpuStorage; 2]) -> Result<CpuStorage> {
     let shape = gate.layout().shape().clone();
     with_float!("glu", gate.dtype(), T => {
-        let up = Reader::<T>::new(&up, &shape);
+        let up = Reader::<T>::new(cx, &up, &shape);
         update::<T>(cx, "glu", (gate, &shape), COSTLY, |first, block| {
             let mut scratch = [0.0; BLOCK];
             let up = up.block(first, &mut scratch, block.len());

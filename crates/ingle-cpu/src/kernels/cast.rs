@@ -3,9 +3,8 @@
 
 use ingle_tensor::{DType, Result};
 
-use super::{BLOCK, Context, Pieces, Reader};
+use super::{BLOCK, Context, Narrow, Pieces, Reader};
 use crate::number::{Convert, Float, Integer, with_float_or_integer, with_number};
-use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
 /// [`ingle_tensor::Op::Cast`].
@@ -25,7 +24,7 @@ pub(crate) fn cast(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<Cp
 pub(crate) fn convert(cx: &Context, storage: CpuStorage, dtype: DType) -> Result<CpuStorage> {
     with_float_or_integer!(storage.dtype(),
         From => with_float_or_integer!(dtype,
-            To => from_float::<From, To>(cx, &storage, |from, to| cx.isa.dispatch(Round { from, to })),
+            To => from_float::<From, To>(cx, &storage, |from, to| cx.isa.dispatch(Narrow { from, to })),
             To => from_float::<From, To>(cx, &storage, To::from_f32_all)),
         From => with_number!(dtype, To => from_integer::<From, To>(cx, &storage)))
 }
@@ -38,7 +37,7 @@ fn from_float<From: Float, To: Convert>(
     convert: impl Fn(&[f32], &mut [To]) + Sync,
 ) -> Result<CpuStorage> {
     let shape = storage.layout().shape();
-    let reader = Reader::<From>::new(storage, shape);
+    let reader = Reader::<From>::new(cx, storage, shape);
     cx.make::<To>(shape, |out| {
         cx.pieces("cast", out, WORK, |piece, out| {
             let mut scratch = [0.0; BLOCK];
@@ -49,7 +48,7 @@ fn from_float<From: Float, To: Convert>(
 
 fn from_integer<From: Integer, To: Convert>(cx: &Context, storage: &CpuStorage) -> Result<CpuStorage> {
     let shape = storage.layout().shape();
-    let reader = Reader::<From>::new(storage, shape);
+    let reader = Reader::<From>::new(cx, storage, shape);
     cx.make::<To>(shape, |out| {
         cx.pieces("cast", out, WORK, |piece, out| {
             let mut scratch = [From::default(); BLOCK];
@@ -59,18 +58,4 @@ fn from_integer<From: Integer, To: Convert>(cx: &Context, storage: &CpuStorage) 
             }
         })
     })
-}
-
-struct Round<'a, To> {
-    from: &'a [f32],
-    to: &'a mut [To],
-}
-
-impl<To: Float> Kernel for Round<'_, To> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        To::narrow_all(self.from, self.to);
-    }
 }

@@ -3,7 +3,7 @@
 
 use ingle_tensor::{BinaryOp, CompareOp, Op, Result, Shape, UnaryOp};
 
-use super::{BLOCK, Context, Pieces, Reader};
+use super::{BLOCK, Context, Narrow, Pieces, Reader, Widen};
 use crate::math;
 use crate::number::{Arithmetic, Number, with_float_or_integer, with_number};
 use crate::simd::{Kernel, Simd};
@@ -31,14 +31,14 @@ pub(super) fn update<T: Number>(
             None => {
                 let mut scratch = [T::Wide::default(); BLOCK];
                 let wide = &mut scratch[..out.len()];
-                T::widen_all(out, wide);
+                cx.isa.dispatch(Widen { from: &*out, to: &mut *wide });
                 change(piece * BLOCK, wide);
-                T::narrow_all(wide, out);
+                cx.isa.dispatch(Narrow { from: wide, to: out });
             }
         })?;
         return Ok(a);
     }
-    let reader = Reader::<T>::new(&a, shape);
+    let reader = Reader::<T>::new(cx, &a, shape);
     cx.make::<T>(shape, |out| {
         cx.pieces(op, out, work, |piece, out| match T::as_wide_mut(out) {
             Some(wide) => {
@@ -50,7 +50,7 @@ pub(super) fn update<T: Number>(
                 let wide = &mut scratch[..out.len()];
                 reader.copy(piece * BLOCK, wide);
                 change(piece * BLOCK, wide);
-                T::narrow_all(wide, out);
+                cx.isa.dispatch(Narrow { from: wide, to: out });
             }
         })
     })
@@ -115,7 +115,7 @@ pub(crate) fn binary(cx: &Context, op: BinaryOp, [a, b]: [CpuStorage; 2], shape:
     let name = Op::Binary(op).name();
     with_float_or_integer!(a.dtype(),
         T => {
-            let reader = Reader::<T>::new(&b, shape);
+            let reader = Reader::<T>::new(cx, &b, shape);
             update::<T>(cx, name, (a, shape), WORK, |first, a| {
                 let mut scratch = [0.0; BLOCK];
                 let b = reader.block(first, &mut scratch, a.len());
@@ -123,7 +123,7 @@ pub(crate) fn binary(cx: &Context, op: BinaryOp, [a, b]: [CpuStorage; 2], shape:
             })
         },
         T => {
-            let reader = Reader::<T>::new(&b, shape);
+            let reader = Reader::<T>::new(cx, &b, shape);
             update::<T>(cx, name, (a, shape), WORK, |first, a| {
                 let mut scratch = [T::default(); BLOCK];
                 let b = reader.block(first, &mut scratch, a.len());
@@ -174,7 +174,7 @@ impl<W: Arithmetic> Zip<'_, W> {
 pub(crate) fn compare(cx: &Context, op: CompareOp, [a, b]: &[CpuStorage; 2], shape: &Shape) -> Result<CpuStorage> {
     let name = Op::Compare(op).name();
     with_number!(a.dtype(), T => {
-        let (a, b) = (Reader::<T>::new(a, shape), Reader::<T>::new(b, shape));
+        let (a, b) = (Reader::<T>::new(cx, a, shape), Reader::<T>::new(cx, b, shape));
         cx.make::<u8>(shape, |out| {
             cx.pieces(name, out, WORK, |piece, out| {
                 let mut scratch = [[<T as Number>::Wide::default(); BLOCK]; 2];
@@ -195,9 +195,9 @@ pub(crate) fn compare(cx: &Context, op: CompareOp, [a, b]: &[CpuStorage; 2], sha
 /// [`ingle_tensor::Op::Select`].
 pub(crate) fn select(cx: &Context, inputs: [CpuStorage; 3], shape: &Shape) -> Result<CpuStorage> {
     let [condition, a, b] = inputs;
-    let condition = Reader::<u8>::new(&condition, shape);
+    let condition = Reader::<u8>::new(cx, &condition, shape);
     with_number!(a.dtype(), T => {
-        let b = Reader::<T>::new(&b, shape);
+        let b = Reader::<T>::new(cx, &b, shape);
         update::<T>(cx, "select", (a, shape), WORK, |first, a| {
             let mut scratch = [0; BLOCK];
             let condition = condition.block(first, &mut scratch, a.len());

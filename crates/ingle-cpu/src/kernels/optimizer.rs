@@ -22,7 +22,7 @@ pub(crate) fn squared_norm(cx: &Context, x: CpuStorage) -> Result<CpuStorage> {
     let (shape, len) = (x.layout().shape().clone(), x.elements());
     let mut parts = vec![0f64; len.div_ceil(PART)];
     with_float!("squared_norm", x.dtype(), T => {
-        let reader = Reader::<T>::new(&x, &shape);
+        let reader = Reader::<T>::new(cx, &x, &shape);
         cx.pieces("squared_norm", &mut parts, Pieces { size: 1, cost: PART }, |part, out| {
             let end = ((part + 1) * PART).min(len);
             for first in (part * PART..end).step_by(BLOCK) {
@@ -71,7 +71,7 @@ fn step<const ROWS: usize>(
     let shape = gradient.layout().shape().clone();
     let blocks = len.div_ceil(BLOCK);
     with_float!(op, gradient.dtype(), T => {
-        let reader = Reader::<T>::new(&gradient, &shape);
+        let reader = Reader::<T>::new(cx, &gradient, &shape);
         cx.parallel(op, (blocks.div_ceil(TOGETHER), len * COST), |chunk| {
             for block in chunk * TOGETHER..((chunk + 1) * TOGETHER).min(blocks) {
                 let first = block * BLOCK;

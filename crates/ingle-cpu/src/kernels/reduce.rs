@@ -7,7 +7,7 @@
 use ingle_tensor::{Op, ReduceOp, Result, Shape};
 
 use super::rows::packed;
-use super::{Context, Pieces, contiguous_f32};
+use super::{Context, Narrow, Pieces, contiguous_f32};
 use crate::number::{Number, with_float};
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
@@ -34,7 +34,7 @@ pub(crate) fn reduce(cx: &Context, op: ReduceOp, axis: usize, x: CpuStorage) -> 
                 let mut sums = vec![0.0; inner];
                 let x = &x[outer * len * inner..(outer + 1) * len * inner];
                 cx.isa.dispatch(Columns { op, x, sums: &mut sums });
-                T::narrow_all(&sums, out);
+                cx.isa.dispatch(Narrow { from: &sums, to: out });
             })
         }
     }))

@@ -3,7 +3,7 @@
 
 use ingle_tensor::{DType, Element, Error, Result, Spec};
 
-use super::{BLOCK, Context, Pieces, Pointer, contiguous, elements_mut, views};
+use super::{BLOCK, Context, Narrow, Pieces, Pointer, Widen, contiguous, elements_mut, views};
 use crate::layout::Layout;
 use crate::memory::Contents;
 use crate::number::{Float, with_float};
@@ -156,12 +156,12 @@ fn add_as<T: Float>(cx: &Context, rows: &CpuStorage, index: &[i32], output: &Spe
                 for &t in &order[starts[place]..starts[place + 1]] {
                     let row = &rows[t * width + block * BLOCK..][..out.len()];
                     let wide = &mut scratch[..out.len()];
-                    T::widen_all(row, wide);
+                    cx.isa.dispatch(Widen { from: row, to: &mut *wide });
                     for (sum, x) in sums.iter_mut().zip(wide) {
                         *sum += *x;
                     }
                 }
-                T::narrow_all(sums, out);
+                cx.isa.dispatch(Narrow { from: sums, to: out });
             }
         })
     })

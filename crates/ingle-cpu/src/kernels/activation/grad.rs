@@ -4,7 +4,7 @@
 use ingle_tensor::{Activation, Op, Result, Spec};
 
 use crate::kernels::elementwise::{COSTLY, update};
-use crate::kernels::{BLOCK, Context, Pointer, Reader};
+use crate::kernels::{BLOCK, Context, Narrow, Pointer, Reader};
 use crate::math;
 use crate::number::{Float, with_float};
 use crate::simd::{Kernel, Simd};
@@ -19,7 +19,7 @@ pub(crate) fn activate_grad(
     let name = Op::ActivateGrad(activation).name();
     let shape = x.layout().shape().clone();
     with_float!(name, x.dtype(), T => {
-        let x = Reader::<T>::new(&x, &shape);
+        let x = Reader::<T>::new(cx, &x, &shape);
         update::<T>(cx, name, (gradient, &shape), COSTLY, |first, gradient| {
             let mut scratch = [0.0; BLOCK];
             let x = x.block(first, &mut scratch, gradient.len());
@@ -45,7 +45,7 @@ fn glu_grad_as<T: Float>(
     output: &Spec,
 ) -> Result<CpuStorage> {
     let shape = inputs[0].layout().shape();
-    let readers = inputs.each_ref().map(|x| Reader::<T>::new(x, shape));
+    let readers = inputs.each_ref().map(|x| Reader::<T>::new(cx, x, shape));
     cx.make::<T>(&output.shape, |out| {
         let (of_gate, of_up) = out.split_at_mut(out.len() / 2);
         let of_up = Pointer(of_up.as_mut_ptr());
@@ -66,8 +66,8 @@ fn glu_grad_as<T: Float>(
                     let mut wide = [[0.0; BLOCK]; 2];
                     let [gate, up] = wide.each_mut().map(|wide| &mut wide[..len]);
                     cx.isa.dispatch(GluGrad { activation, read, of_gate: &mut *gate, of_up: &mut *up });
-                    T::narrow_all(gate, of_gate);
-                    T::narrow_all(up, of_up);
+                    cx.isa.dispatch(Narrow { from: gate, to: of_gate });
+                    cx.isa.dispatch(Narrow { from: up, to: of_up });
                 }
             }
         })

@@ -210,13 +210,14 @@ fn rows_of_many_are_those_of_a_few_good() {
     let bits = |x: Tensor| -> Vec<u32> { x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
     for isa in Isa::available() {
         let device = device(isa, 2);
-        // One strip and whole panels, several strips and a rest.
-        for (m, n, k) in [(260, 128, 64), (513, 70, 1031)] {
+        // One strip and whole panels, several strips and a rest; half a panel; rows so long that a cache holds but a part of
+        // them, with more panels than meet a part one after another.
+        for (m, n, k) in [(260, 128, 64), (513, 70, 1031), (40, 20, 96), (70, 1100, 4200), (64, 1100, 4224)] {
             let (weight, x) = (dense(&device, DType::BF16, [n, k]), input(&device, [m, k]));
             let bias = Tensor::from_slice(&device, &numbers(n, 9), [n]).unwrap();
             for bias in [None, Some(&bias)] {
                 let all = bits(x.linear(&weight, bias).unwrap());
-                for row in [0, 63, 64, m - 1] {
+                for row in [0, 63, 64, m - 1].into_iter().filter(|row| *row < m) {
                     let alone = bits(x.slice(0, row, row + 1).unwrap().linear(&weight, bias).unwrap());
                     assert_eq!(alone, all[row * n..(row + 1) * n], "{isa}, {m}×{n}×{k}, row {row}");
                 }
@@ -261,7 +262,12 @@ fn quants_as_bf16_are_near_the_weights_however_many_rows_good() {
     for quantization in quantisations().into_iter().filter(|quantization| becomes_bf16(*quantization)) {
         let block = quantization.block_len();
         // One group; a block that is not whole, alone and last; more panels than are summed at a time.
-        for (n, k) in [(70, block), (64, 2 * block), (130, 1152), (1100, 256 + block), (1100, 512)] {
+        let mut sizes = vec![(70, block), (64, 2 * block), (130, 1152), (1100, 256 + block), (1100, 512)];
+        // Rows so long that a cache holds but a part of them.
+        if matches!(quantization, Quantization::Blocks(_)) {
+            sizes.push((1100, 4224));
+        }
+        for (n, k) in sizes {
             let (weight, x) = (quantised(&device, quantization, [n, k]), input(&device, [260, k]));
             let bias = Tensor::from_slice(&device, &numbers(n, 9), [n]).unwrap();
             let what = format!("{quantization:?}, {n}×{k}");

@@ -101,7 +101,7 @@ fn of_words<F: Word>(
             };
             let Some(own) = own else { return Ok(()) };
             let first = First::new::<F>(cx, own, tiled)?;
-            let gemm = Gemm { multiplier, tiled, first: &first, second: &second, steps, n, bias };
+            let gemm = Gemm { multiplier, first: &first, second: &second, steps, n, bias };
             gemm.check(rows);
             gemm.run(cx, op, rows, out)?;
         }
@@ -125,8 +125,6 @@ fn rows_and_columns(layout: &Layout) -> [usize; 2] {
 /// A product of packed operands.
 struct Gemm<'a, F: Word> {
     multiplier: Multiplier<F>,
-    /// Whether the machine has products of whole tiles; the first operand then lies row by row.
-    tiled: bool,
     first: &'a First,
     second: &'a Second,
     /// Words of a row.
@@ -168,7 +166,7 @@ impl<F: Word> Gemm<'_, F> {
             return Ok(());
         }
         #[cfg(target_arch = "x86_64")]
-        if self.tiled {
+        if multiplies_tiles::<F>(cx.isa) {
             return self.run_tiles(cx, op, m, out);
         }
         let panels = panels(n);

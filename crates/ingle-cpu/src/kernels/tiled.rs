@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Products of many rows by the tiles of AMX.
 //!
-//! Of a panel of the weight some steps at a time are laid out tile by tile in the first cache, where all rows of a unit
-//! meet them, which come from the second. A sum leaves the tiles after those steps and comes back for the next, exactly.
+//! Of a panel of the weight all rows of a unit meet a few steps at a time, which stay in the first cache meanwhile: laid out
+//! there, if they were packed otherwise, or as they lie. Rows come from the second cache; of long ones a part at a time. A
+//! sum leaves the tiles after those steps and comes back for the next, exactly.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;

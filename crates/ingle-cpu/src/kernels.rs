@@ -171,6 +171,9 @@ impl<T: Number> Kernel for Narrow<'_, T> {
     }
 }
 
+/// Elements from which on [`Widen`] is worth a call.
+const VECTORS: usize = 32;
+
 /// Reads any view of numbers block by block, widened.
 pub(crate) struct Reader<'a, T: Number> {
     elements: &'a [T],
@@ -203,7 +206,11 @@ impl<'a, T: Number> Reader<'a, T> {
         self.runs.walk(first, to.len(), |run| {
             let to = &mut to[done..done + run.len];
             match run.stride {
-                1 => self.isa.dispatch(Widen { from: &self.elements[run.start..run.start + run.len], to }),
+                // Of a few a call would take longer.
+                1 if run.len >= VECTORS => {
+                    self.isa.dispatch(Widen { from: &self.elements[run.start..][..run.len], to })
+                }
+                1 => T::widen_all(&self.elements[run.start..][..run.len], to),
                 0 => to.fill(self.elements[run.start].widen()),
                 stride => {
                     for (to, from) in to.iter_mut().zip(self.elements[run.start..].iter().step_by(stride)) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Products of large matrices however they lie: those of training, whose operands come transposed.
 //!
-//! Both operands are packed on the way ([`operands`]), so that a tile of the result reads them from first to last:
+//! With AMX they are those of whole tiles ([`super::tiled`]). Without it, both operands are packed on the way ([`operands`]), so
+//! that a tile of the result reads them from first to last:
 //! a panel of the second operand's columns lies across vector registers, and each element of the first is met by all
 //! of them (Goto & van de Geijn 2008). An output is summed along the inner axis in order, in one register from strip
 //! to strip: its bits depend neither on the tile nor on the thread that computes it.
@@ -135,10 +136,10 @@ struct Gemm<'a, F: Word> {
 }
 
 /// The most rows whose products with a panel are summed before they are rounded and written.
-const ROWS: usize = 256;
+pub(super) const ROWS: usize = 256;
 
 /// Units of work that a thread takes, about: enough for the threads to end together.
-const UNITS: usize = 16;
+pub(super) const UNITS: usize = 16;
 
 /// Room for the sums of some rows with a panel, which stay in the second cache meanwhile.
 #[repr(align(64))]
@@ -222,7 +223,7 @@ impl<F: Word> Gemm<'_, F> {
     }
 }
 
-/// Rounds the sums of some rows. Made only by [`Gemm::run`], which vouches for what it reads and where it writes.
+/// Rounds the sums of some rows. Made only by [`Gemm::run`] and [`Gemm::run_tiles`], which vouch for what it reads and where it writes.
 struct Write<T> {
     sums: Sums,
     rows: usize,

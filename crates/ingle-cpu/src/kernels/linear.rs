@@ -209,7 +209,7 @@ impl Product<'_> {
         // As even as whole panels allow.
         let chunk_start = |chunk: usize| chunk * panels / chunks;
         cx.parallel(op, (blocks * chunks, m.saturating_mul(n).saturating_mul(k)), |unit| {
-            let (block, chunk) = (unit / chunks, unit % chunks);
+            let (block, chunk) = (unit % blocks, unit / blocks);
             work(chunk_start(chunk)..chunk_start(chunk + 1), block * rows..((block + 1) * rows).min(m));
         })
     }

@@ -12,6 +12,7 @@ use std::ops::Range;
 use half::bf16;
 use ingle_tensor::Result;
 
+use super::gemm::{ROWS, UNITS};
 use super::matmul::Operand;
 use super::{Context, Pointer, elements_mut};
 use crate::memory::{Buffer, Contents};
@@ -21,9 +22,6 @@ use crate::simd::tiles::many::{Ahead, Columns, DEPTH, Many, STEPS, Unpacked};
 use crate::simd::tiles::{Matrix, SIDE};
 use crate::simd::{Kernel, Simd};
 
-/// The most rows in a unit of work.
-const ROWS: usize = 256;
-
 /// Steps of the rows of a unit that are met at a time: 1 MiB, which the second cache holds.
 const CHUNK: usize = 64;
 
@@ -32,9 +30,6 @@ const TOGETHER: usize = 8;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// Units of work that a thread takes, about: enough for the threads to end together.
-const UNITS: usize = 16;
 
 /// What becomes of a row's numbers on the way to a tile.
 pub(super) trait Change {
@@ -190,29 +185,33 @@ impl<T: Operand, C: Change> Kernel for Turn<'_, T, C> {
     }
 }
 
-/// A weight whose panels are laid out on the way.
-pub(super) trait Weight: Sync {
+/// A weight in panels of [`PANEL`] columns, which are met as they lie or laid out on the way.
+///
+/// # Safety
+/// The columns that [`Weight::columns`] gives may be read until its room is used again: as many steps of a whole panel.
+pub(super) unsafe trait Weight: Sync {
     /// Steps of [`DEPTH`] along a panel.
     fn steps(&self) -> usize;
 
     /// `count` steps of a panel, from one on that is a multiple of [`STEPS`]: no more than that, and fewer only if they are
-    /// the last. They are laid out if they have to be. After these so many bytes are wanted, if any: they are asked for
-    /// meanwhile.
+    /// the last. They are laid out in the room if they have to be.
     ///
     /// # Safety
     /// The panel is there, and the instructions that the weight was made for.
-    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> (Columns, Option<Next>);
-}
+    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> Columns;
 
-/// What is wanted next, and bytes of it.
-pub(super) type Next = (*const u8, usize);
+    /// Where the bytes of [`STEPS`] steps begin, and how many they are, if they are to be asked for before they are met.
+    fn bytes(&self, _panel: usize, _step: usize) -> Option<(*const u8, usize)> {
+        None
+    }
+}
 
 /// The sums of a unit's rows with a panel.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Sums([[f32; PANEL]; ROWS]);
 
-/// What a thread works on.
+/// What a thread works on: 32 KiB, and 64 KiB or, with long rows, 512 KiB of sums, which it keeps.
 struct Work {
     unpacked: Unpacked,
     sums: Vec<Sums>,
@@ -256,6 +255,7 @@ impl<W: Weight> Product<'_, W> {
         let rows = m.div_ceil(blocks).next_multiple_of(2 * SIDE);
         let blocks = m.div_ceil(rows);
         let all = panels * blocks;
+        // Long rows are worth bringing for many panels only.
         let fewest = if steps > CHUNK { TOGETHER.min(all / cx.pool.threads()) } else { 1 };
         let together = (all / (UNITS * cx.pool.threads())).max(fewest).clamp(1, panels);
         let chunks = panels.div_ceil(together);
@@ -280,9 +280,11 @@ impl<W: Weight> Product<'_, W> {
         done: &impl Fn(&[[f32; PANEL]], usize, Range<usize>),
     ) {
         let steps = self.weight.steps();
-        let chunks = steps.div_ceil(CHUNK).max(1);
-        let chunk = steps.div_ceil(chunks).max(1).next_multiple_of(STEPS);
-        let together = if chunks > 1 { TOGETHER.min(panels.len()) } else { 1 };
+        let parts = steps.div_ceil(CHUNK).max(1);
+        let part = steps.div_ceil(parts).max(1).next_multiple_of(STEPS);
+        // Groups of panels that are equally large.
+        let most = if parts > 1 { TOGETHER } else { 1 };
+        let together = panels.len().div_ceil(panels.len().div_ceil(most));
         if work.sums.len() < together {
             work.sums.resize(together, Sums([[0.0; PANEL]; ROWS]));
         }
@@ -298,16 +300,24 @@ impl<W: Weight> Product<'_, W> {
                     }
                 }
             }
-            for start in (0..steps).step_by(chunk) {
+            for start in (0..steps).step_by(part) {
+                let end = steps.min(start + part);
                 for panel in group.clone() {
                     let Sums(sums) = &mut work.sums[panel - first];
                     let halves = (self.n - panel * PANEL).div_ceil(PANEL / 2).min(2);
-                    for step in (start..steps.min(start + chunk)).step_by(STEPS) {
+                    for step in (start..end).step_by(STEPS) {
                         let count = STEPS.min(steps - step);
                         let adds = self.bias.is_some() || step > 0;
+                        // What comes next: more of the panel, the same part of the next one, or the next part.
+                        let (mut next, bytes) = match (step + count < end, panel + 1 < group.end) {
+                            (true, _) => self.weight.bytes(panel, step + count),
+                            (false, true) => self.weight.bytes(panel + 1, start),
+                            (false, false) if end < steps => self.weight.bytes(first, end),
+                            (false, false) => self.weight.bytes(panel + 1, 0),
+                        }
+                        .unwrap_or((std::ptr::null(), 0));
                         // SAFETY: the caller's promise.
-                        let (columns, next) = unsafe { self.weight.columns(panel, step, count, &mut work.unpacked) };
-                        let (mut next, bytes) = next.unwrap_or((std::ptr::null(), 0));
+                        let columns = unsafe { self.weight.columns(panel, step, count, &mut work.unpacked) };
                         let steps_of_rows = rows.len().div_ceil(2 * SIDE) * halves * count;
                         let lines = bytes.div_ceil(LINE * steps_of_rows);
                         for row in rows.clone().step_by(2 * SIDE) {

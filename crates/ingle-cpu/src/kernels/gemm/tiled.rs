@@ -6,36 +6,40 @@ use std::ops::Range;
 use half::bf16;
 use ingle_tensor::Result;
 
-use super::operands::{Second, Word};
+use super::operands::{First, Second, Word};
 use super::{Gemm, Sums, Write};
-use crate::kernels::tiled::{Next, Product, Rows, Weight};
+use crate::kernels::tiled::{Product, Rows, Weight};
 use crate::kernels::{Context, Pointer};
 use crate::number::Float;
 use crate::packed::PANEL;
 use crate::simd::tiles::many::{Columns, STEPS, TILE, Unpacked};
 use crate::simd::tiles::{ROW, SIDE};
 
-impl Weight for (&Second, usize) {
+// SAFETY: the columns are those of panels of words as they lie, or laid out; a slice of them has so many.
+unsafe impl Weight for (&Second, usize) {
     fn steps(&self) -> usize {
         self.1.div_ceil(SIDE)
     }
 
-    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> (Columns, Option<Next>) {
+    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> Columns {
         let &(second, words) = self;
         let here = panel * words + step * SIDE..panel * words + words.min((step + count) * SIDE);
         let whole = here.len() == count * SIDE;
-        let next = here.end;
         let pairs = &second.words().as_chunks::<PANEL>().0[here];
-        let columns = if whole {
+        if whole {
             let row = PANEL * size_of::<u32>();
             Columns { at: pairs.as_ptr().cast(), row, tile: ROW, step: SIDE * row }
         } else {
             // SAFETY: the machine has tiles.
             unsafe { room.lay_out(pairs) };
             room.columns()
-        };
-        let next = second.words().as_ptr().wrapping_add(next * PANEL);
-        (columns, Some((next.cast(), STEPS * TILE * PANEL / SIDE)))
+        }
+    }
+
+    fn bytes(&self, panel: usize, step: usize) -> Option<(*const u8, usize)> {
+        let &(second, words) = self;
+        let at = second.words().as_ptr().wrapping_add((panel * words + step * SIDE) * PANEL);
+        Some((at.cast(), STEPS * TILE * PANEL / SIDE))
     }
 }
 
@@ -43,6 +47,7 @@ impl<F: Word> Gemm<'_, F> {
     /// As [`Gemm::run`], on a machine with tiles: both operands are of bf16, the first lies row by row.
     pub(super) fn run_tiles<T: Float>(&self, cx: &Context, op: &'static str, m: usize, out: &mut [T]) -> Result<()> {
         let &Gemm { first, second, steps, n, bias, .. } = self;
+        debug_assert!(matches!(first, First::Rows(_)) && !matches!(second, Second::Columns(_)));
         let words = first.words();
         let numbers: &[bf16] = bytemuck::cast_slice(words);
         let [apart, _] = first.apart(steps);

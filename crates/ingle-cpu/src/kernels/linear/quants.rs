@@ -2,8 +2,8 @@
 //! Quants of 4 and 8 bits by the tiles of AMX, as bf16 that they become on the way ([`crate::simd::tiles::quants`]).
 //!
 //! A weight is rounded to bf16, and so is `x`: that is less exact for weights, which integers would not round, and much
-//! more for `x`. Up to 16 rows meet a weight as it comes from memory. Of more, a panel's block becomes bf16 in the first cache, and all rows
-//! meet it there.
+//! more for `x`. Up to 16 rows meet a weight as it comes from memory. Of more, a panel's block becomes bf16 in the first
+//! cache, and all rows meet it there ([`tiled`]).
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use ingle_tensor::{Result, Spec};
 
 use super::{Product, Reading};
 use crate::kernels::rows::packed;
-use crate::kernels::tiled::{self, Change, Next, Rows, Weight};
+use crate::kernels::tiled::{self, Change, Rows, Weight};
 use crate::kernels::{Context, Pointer, contiguous};
 use crate::memory::Buffer;
 use crate::number::{Float, Number, with_float};
@@ -21,7 +21,7 @@ use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels};
 use crate::packed::halves::multipliers;
 use crate::simd::tiles::SIDE;
-use crate::simd::tiles::many::{Columns, DEPTH, Unpacked};
+use crate::simd::tiles::many::{Columns, DEPTH, STEPS, Unpacked};
 use crate::simd::tiles::quants::{Blocks, FewRows, Form, Recipe, TwoSteps, exponent, reorder};
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
@@ -131,17 +131,19 @@ struct Quants<'a> {
     recipe: &'a Recipe,
 }
 
-impl Weight for Quants<'_> {
+// SAFETY: the columns are laid out in the room.
+unsafe impl Weight for Quants<'_> {
     fn steps(&self) -> usize {
         self.panels.k / DEPTH
     }
 
-    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> (Columns, Option<Next>) {
-        debug_assert!((step * DEPTH).is_multiple_of(BLOCK) && count * DEPTH <= BLOCK);
+    unsafe fn columns(&self, panel: usize, step: usize, count: usize, room: &mut Unpacked) -> Columns {
+        const { assert!(STEPS * DEPTH == BLOCK) };
         let block = self.panels.block_at(step * DEPTH / BLOCK);
+        debug_assert_eq!(count * DEPTH, block.len, "whole blocks");
         // SAFETY: the caller's promise; a block has no more steps than there is room for.
         unsafe { self.recipe.unpack(self.packed(panel)[block.start..].as_ptr(), count, room) };
-        (room.columns(), None)
+        room.columns()
     }
 }
 

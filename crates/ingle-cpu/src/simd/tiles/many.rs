@@ -30,8 +30,8 @@ impl Unpacked {
         Columns { at: self.0.as_ptr().cast(), row: ROW, tile: STEPS * TILE, step: TILE }
     }
 
-    /// Lays out pairs of columns that lie beside each other, those of the next step behind them; what the last tile lacks
-    /// becomes zero.
+    /// Lays out pairs of columns that lie beside each other, those of the next step behind them. What the last tile lacks
+    /// becomes zero: its products change no sum, but for the sign of one that is still zero.
     ///
     /// # Panics
     /// If there are more than [`STEPS`] tiles' pairs.
@@ -101,7 +101,8 @@ impl Many {
     /// the `sums`, [`COLUMNS`] for each row. Something is asked for meanwhile.
     ///
     /// # Safety
-    /// So many steps of the rows and of the columns are there, and room for the sums.
+    /// So many steps, one at least, of the rows and of the columns are there, one half of these or two, and room for 32 rows
+    /// of sums.
     pub(crate) unsafe fn multiply(
         &mut self,
         rows: Matrix<*const u8>,
@@ -111,18 +112,18 @@ impl Many {
         ahead: Ahead,
     ) {
         const { assert!(COLUMNS * size_of::<f32>() == 256 && SIDE == 16) };
-        debug_assert!(steps > 0 && halves <= 2);
+        debug_assert!(steps > 0 && (1..=2).contains(&halves));
         let mut at = ahead.at;
         for half in 0..halves {
             let first = columns.at.wrapping_add(2 * half * columns.tile);
-            // Few registers are free: the one that says whether it adds holds the stride of the sums after that, and a
-            // count in between.
+            // Few registers are free: `spare` says at first whether it adds, then holds the stride of the sums, and a count in
+            // between.
             // SAFETY: the caller's promise; the tiles are configured as long as this lives. What is asked for need not be
             // there.
             unsafe {
                 asm!(
-                    "test {adds}, {adds}",
-                    "mov {adds:e}, 256",
+                    "test {spare}, {spare}",
+                    "mov {spare:e}, 256",
                     "jnz 2f",
                     "tilezero tmm0",
                     "tilezero tmm1",
@@ -130,10 +131,10 @@ impl Many {
                     "tilezero tmm3",
                     "jmp 3f",
                     "2:",
-                    "tileloadd tmm0, [{sums} + {adds}*1]",
-                    "tileloadd tmm1, [{sums} + {adds}*1 + 64]",
-                    "tileloadd tmm2, [{sums} + {adds}*1 + 4096]",
-                    "tileloadd tmm3, [{sums} + {adds}*1 + 4160]",
+                    "tileloadd tmm0, [{sums} + {spare}*1]",
+                    "tileloadd tmm1, [{sums} + {spare}*1 + 64]",
+                    "tileloadd tmm2, [{sums} + {spare}*1 + 4096]",
+                    "tileloadd tmm3, [{sums} + {spare}*1 + 4160]",
                     "3:",
                     "tileloadd tmm4, [{first} + {apart}*1]",
                     "tileloadd tmm6, [{columns} + {row}*1]",
@@ -141,13 +142,13 @@ impl Many {
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tileloadd tmm5, [{first2} + {apart}*1]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
-                    "mov {adds}, {lines}",
-                    "test {adds}, {adds}",
+                    "mov {spare}, {lines}",
+                    "test {spare}, {spare}",
                     "jz 5f",
                     "4:",
                     "prefetcht1 [{ahead}]",
                     "add {ahead}, 64",
-                    "dec {adds}",
+                    "dec {spare}",
                     "jnz 4b",
                     "5:",
                     "tdpbf16ps tmm2, tmm5, tmm6",
@@ -158,12 +159,12 @@ impl Many {
                     "add {columns2}, {step}",
                     "dec {steps}",
                     "jnz 3b",
-                    "mov {adds:e}, 256",
-                    "tilestored [{sums} + {adds}*1], tmm0",
-                    "tilestored [{sums} + {adds}*1 + 64], tmm1",
-                    "tilestored [{sums} + {adds}*1 + 4096], tmm2",
-                    "tilestored [{sums} + {adds}*1 + 4160], tmm3",
-                    adds = inout(reg) usize::from(adds) => _,
+                    "mov {spare:e}, 256",
+                    "tilestored [{sums} + {spare}*1], tmm0",
+                    "tilestored [{sums} + {spare}*1 + 64], tmm1",
+                    "tilestored [{sums} + {spare}*1 + 4096], tmm2",
+                    "tilestored [{sums} + {spare}*1 + 4160], tmm3",
+                    spare = inout(reg) usize::from(adds) => _,
                     sums = in(reg) sums.wrapping_add(half * 2 * SIDE),
                     first = inout(reg) rows.at => _,
                     first2 = inout(reg) rows.at.wrapping_add(SIDE * rows.stride) => _,
@@ -181,5 +182,72 @@ impl Many {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::super::are_available;
+    use super::super::tests::{check, numbers};
+    use super::*;
+
+    #[test]
+    fn rows_meet_columns_good() {
+        if !are_available() {
+            eprintln!("this machine has no AMX: nothing was tested");
+            return;
+        }
+        // Whole tiles, and a last one that is not full; rows a few numbers apart.
+        for words in [SIDE, STEPS * SIDE, 2 * SIDE + 5] {
+            let steps = words.div_ceil(SIDE);
+            let apart = (steps + 1) * DEPTH;
+            let mut rows = numbers(2 * SIDE * apart, 3);
+            for row in rows.chunks_mut(apart) {
+                row[2 * words..].fill(bf16::ZERO);
+            }
+            let columns = numbers(2 * words * COLUMNS, 5);
+            let pairs: &[[u32; COLUMNS]] = bytemuck::cast_slice(&columns);
+            let mut room = Box::new(Unpacked::EMPTY);
+            // SAFETY: the machine has tiles.
+            unsafe { room.lay_out(&numbers_of_ones(STEPS * SIDE)) };
+            // SAFETY: as above.
+            unsafe { room.lay_out(pairs) };
+            let row = COLUMNS * size_of::<u32>();
+            let own = Columns { at: pairs.as_ptr().cast(), row, tile: ROW, step: SIDE * row };
+            let forms = if words.is_multiple_of(SIDE) { vec![room.columns(), own] } else { vec![room.columns()] };
+            for (columns_at, halves, adds) in forms
+                .into_iter()
+                .flat_map(|form| [(form, 1, false), (form, 1, true), (form, 2, false), (form, 2, true)])
+            {
+                let mut sums = vec![0.5f32; 2 * SIDE * COLUMNS];
+                let first = Matrix { at: rows.as_ptr().cast(), stride: 2 * apart };
+                let ahead = Ahead { at: columns.as_ptr().cast(), lines: 2 };
+                // SAFETY: the tiles are there, and used by nobody else; so are the operands, and room for the sums.
+                unsafe {
+                    let to = sums.as_mut_ptr();
+                    Many::new().multiply(first, (columns_at, halves), steps, (to, adds), ahead);
+                }
+                for (i, found) in sums.into_iter().enumerate() {
+                    let (row, column) = (i / COLUMNS, i % COLUMNS);
+                    if column >= halves * COLUMNS / 2 {
+                        assert_eq!(found, 0.5, "a column that was left out was written");
+                        continue;
+                    }
+                    let begin = if adds { 0.5 } else { 0.0 };
+                    let wanted = (0..2 * words).fold(begin, |sum, k| {
+                        let second = columns[(k / 2 * COLUMNS + column) * 2 + k % 2];
+                        sum + f64::from(rows[row * apart + k].to_f32()) * f64::from(second.to_f32())
+                    });
+                    check(found, wanted, [words, row, column]);
+                }
+            }
+        }
+    }
+
+    /// Pairs that are not zero, so that what is left of them would be seen.
+    fn numbers_of_ones(words: usize) -> Vec<[u32; COLUMNS]> {
+        vec![[0x3f80_3f80; COLUMNS]; words]
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Products of large matrices however they lie: those of training, whose operands come transposed.
 //!
-//! With AMX they are those of whole tiles ([`super::tiled`]). Without it, both operands are packed on the way ([`operands`]), so
-//! that a tile of the result reads them from first to last:
+//! Both operands are packed on the way ([`operands`]), so that a tile of the result reads them from first to last:
 //! a panel of the second operand's columns lies across vector registers, and each element of the first is met by all
 //! of them (Goto & van de Geijn 2008). An output is summed along the inner axis in order, in one register from strip
-//! to strip: its bits depend neither on the tile nor on the thread that computes it.
+//! to strip: its bits depend neither on the tile nor on the thread that computes it. With AMX rows stay as they are,
+//! and `kernels/tiled` multiplies them, in an order that depends on neither, too.
 
 mod operands;
 #[cfg(target_arch = "x86_64")]
@@ -223,7 +223,8 @@ impl<F: Word> Gemm<'_, F> {
     }
 }
 
-/// Rounds the sums of some rows. Made only by [`Gemm::run`] and [`Gemm::run_tiles`], which vouch for what it reads and where it writes.
+/// Rounds the sums of some rows. Made only by [`Gemm::run`] and `Gemm::run_tiles`, which vouch for what it reads and where
+/// it writes.
 struct Write<T> {
     sums: Sums,
     rows: usize,

@@ -238,7 +238,8 @@ impl<W: Weight> Product<'_, W> {
     /// handed on once.
     ///
     /// # Safety
-    /// The machine has tiles, and the instructions that the weight was made for; there are as many panels of the weight as `n` columns take.
+    /// The machine has tiles, and the instructions that the weight was made for; there are as many panels of the weight as
+    /// `n` columns take.
     pub(super) unsafe fn run(
         &self,
         cx: &Context,

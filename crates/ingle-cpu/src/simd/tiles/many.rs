@@ -116,8 +116,8 @@ impl Many {
         let mut at = ahead.at;
         for half in 0..halves {
             let first = columns.at.wrapping_add(2 * half * columns.tile);
-            // Few registers are free: `spare` says at first whether it adds, then holds the stride of the sums, and a count in
-            // between.
+            // Few registers are free: `spare` says at first whether it adds, then holds the stride of the sums, and a
+            // count in between.
             // SAFETY: the caller's promise; the tiles are configured as long as this lives. What is asked for need not be
             // there.
             unsafe {

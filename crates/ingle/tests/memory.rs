@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Memory stays put over a long answer, and is given back when a model drops.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use ingle::{EndTokens, GenerateOptions, LoadOptions, Sampling, TextModel};
+
+/// One test at a time: each weighs the whole process, and would find the models that another has loaded.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Memory of the whole process in bytes, as the system counts it.
 #[cfg(target_os = "linux")]
@@ -34,6 +42,7 @@ fn at(model: &dyn TextModel, marks: &[usize]) -> Vec<[usize; 2]> {
 
 #[test]
 fn five_thousand_tokens_take_no_more_than_five_hundred_good() {
+    let _alone = alone();
     let model = ingle::load("demo", &LoadOptions::default()).unwrap();
     let sizes = at(model.as_ref(), &[500, 5000]);
     println!("active and resident bytes after 500 tokens {:?}, after 5000 {:?}", sizes[0], sizes[1]);
@@ -44,6 +53,7 @@ fn five_thousand_tokens_take_no_more_than_five_hundred_good() {
 
 #[test]
 fn a_dropped_model_gives_its_memory_back_good() {
+    let _alone = alone();
     // The first load warms what the process keeps for good.
     let load = || ingle::load("demo", &LoadOptions::default()).unwrap();
     at(load().as_ref(), &[20]);
@@ -55,12 +65,14 @@ fn a_dropped_model_gives_its_memory_back_good() {
             at(load().as_ref(), &[20]);
         }
         let grown = resident().saturating_sub(before);
+        println!("20 models left {grown} bytes behind");
         assert!(grown < 4 << 20, "20 models left {grown} bytes behind");
     }
 }
 
 #[test]
 fn a_stream_outlives_its_model_with_an_end_ugly() {
+    let _alone = alone();
     let model = ingle::load("demo", &LoadOptions::default()).unwrap();
     let options =
         GenerateOptions { max_tokens: Some(100_000), end_tokens: EndTokens::Ignore, ..GenerateOptions::default() };

@@ -92,8 +92,8 @@ impl fmt::Debug for CpuDevice {
 
 /// The inputs as they are. Few operations read a packed weight; for the others it is unpacked.
 fn storages(cx: &Context, op: &Op, inputs: Vec<Tensor>) -> Result<Vec<CpuStorage>> {
-    let reads_packed = matches!(op, Op::Linear | Op::TakeRows | Op::Pack | Op::Permute { .. });
-    let reads_across = matches!(op, Op::Linear | Op::Permute { .. });
+    let reads_packed = matches!(op, Op::Linear | Op::GatedMlp { .. } | Op::TakeRows | Op::Pack | Op::Permute { .. });
+    let reads_across = matches!(op, Op::Linear | Op::GatedMlp { .. } | Op::Permute { .. });
     let storage = |tensor| match CpuStorage::of(op.name(), tensor) {
         Ok(storage) if !reads_packed || !(reads_across || storage.layout().is_contiguous()) => storage.plain(cx),
         storage => storage,
@@ -202,6 +202,7 @@ impl Device for CpuDevice {
                 activation::activate(cx, *function, x)
             }
             Op::Glu { activation } => activation::glu(cx, *activation, take(cx, op, inputs)?),
+            Op::GatedMlp { activation } => linear::gated_mlp(cx, *activation, take(cx, op, inputs)?, output),
             Op::SoftCap { cap } => {
                 let [x] = take(cx, op, inputs)?;
                 activation::soft_cap(cx, *cap, x)

@@ -30,7 +30,7 @@ use crate::simd::{Kernel, Simd};
 pub(crate) const PANEL: usize = 64;
 
 /// How a packed weight lies in its buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     /// bf16 in rows of `k`; elements `2i` and `2i + 1` of a row side by side, those of the panel's next row beside them.
     #[cfg(target_arch = "x86_64")]

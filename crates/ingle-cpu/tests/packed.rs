@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use half::bf16;
 use ingle_cpu::{CpuDevice, CpuOptions, Isa};
-use ingle_tensor::{BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Spec, Tensor};
+use ingle_tensor::{Activation, BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Spec, Tensor};
 
 fn device(isa: Isa, threads: usize) -> DeviceHandle {
     Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap())
@@ -38,7 +38,14 @@ fn quantisations() -> Vec<Quantization> {
 }
 
 /// A quantised weight of arbitrary content.
-fn quantised(device: &DeviceHandle, quantization: Quantization, [n, k]: [usize; 2]) -> Tensor {
+fn quantised(device: &DeviceHandle, quantization: Quantization, shape: [usize; 2]) -> Tensor {
+    another(device, quantization, shape, 0)
+}
+
+/// The same with other content for each seed.
+fn another(device: &DeviceHandle, quantization: Quantization, [n, k]: [usize; 2], seed: u32) -> Tensor {
+    let words = |count, own: u32| words(count, seed + own);
+    let numbers = |count, own: u32| numbers(count, seed + own);
     let row = quantization.row_bytes(k).unwrap();
     let inputs = match quantization {
         Quantization::Affine { group_size, bits } => {
@@ -68,8 +75,11 @@ fn becomes_bf16(quantization: Quantization) -> bool {
 }
 
 fn dense(device: &DeviceHandle, dtype: DType, shape: [usize; 2]) -> Tensor {
-    let weight = Tensor::from_slice(device, &numbers(shape[0] * shape[1], 4), shape).unwrap();
-    weight.cast(dtype).unwrap().pack().unwrap()
+    of(device, &numbers(shape[0] * shape[1], 4), dtype, shape)
+}
+
+fn of(device: &DeviceHandle, numbers: &[f32], dtype: DType, shape: [usize; 2]) -> Tensor {
+    Tensor::from_slice(device, numbers, shape).unwrap().cast(dtype).unwrap().pack().unwrap()
 }
 
 fn input(device: &DeviceHandle, [m, k]: [usize; 2]) -> Tensor {
@@ -392,6 +402,73 @@ fn what_was_multiplied_may_change_afterwards_ugly() {
     let twice = twice.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
     let doubled: Vec<f32> = once.to_vec::<f32>().unwrap().into_iter().map(|x| 2.0 * x).collect();
     assert_eq!(twice, doubled);
+}
+
+/// Compares [`Op::GatedMlp`] with its parts, bit by bit.
+#[track_caller]
+fn is_that_of_its_parts(x: &Tensor, weights: [&Tensor; 3], activation: Activation, what: &str) {
+    let [gate, up, down] = weights;
+    let gated = x.linear(gate, None).unwrap().glu(&x.linear(up, None).unwrap(), activation).unwrap();
+    let apart = gated.linear(down, None).unwrap();
+    let found = x.gated_mlp(weights, activation).unwrap();
+    assert!(x.device().download(&found).unwrap() == x.device().download(&apart).unwrap(), "{what}");
+}
+
+#[test]
+fn a_gated_mlp_is_that_of_its_parts_good() {
+    // Few rows, as many as fit a tile, more, and one after a whole pair of tiles; a part of a panel, several panels, and
+    // rows so long that a cache holds a part of them.
+    let shapes: [[usize; 2]; 4] = [[96, 256], [720, 256], [1290, 512], [230, 2304]];
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for (number, format) in quantisations().into_iter().map(Some).chain([None]).enumerate() {
+            for ([n, k], rows) in shapes.into_iter().zip([[1, 9], [16, 33], [2, 300], [5, 65]]) {
+                let weight = |[n, k]: [usize; 2], seed| match format {
+                    Some(format) => another(&device, format, [n, k], seed),
+                    None => of(&device, &numbers(n * k, seed), DType::BF16, [n, k]),
+                };
+                let n = n.next_multiple_of(format.map_or(1, |format| format.block_len()));
+                let [gate, up, down] = [weight([n, k], 8), weight([n, k], 9), weight([67, n], 10)];
+                for m in rows {
+                    let what = format!("{isa}, {format:?}: {m} rows of {k}, {n} between");
+                    let activation = Activation::ALL[number % Activation::ALL.len()];
+                    is_that_of_its_parts(&input(&device, [m, k]), [&gate, &up, &down], activation, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_mlp_of_weights_unlike_each_other_good() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let square = [256, 256];
+        let q4 = quantised(&device, Quantization::Blocks(BlockFormat::Q4_0), square);
+        let q8 = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), square);
+        let k4 = quantised(&device, Quantization::Blocks(BlockFormat::Q4K), square);
+        let bf16 = dense(&device, DType::BF16, square);
+        for weights in [[&q4, &q8, &k4], [&q8, &bf16, &q4], [&bf16, &k4, &bf16], [&k4, &k4, &q8]] {
+            for m in [1, 40] {
+                is_that_of_its_parts(&input(&device, [m, 256]), weights, Activation::Silu, &format!("{isa}: {m} rows"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_mlp_of_nothing_is_nothing_ugly() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for [m, k, n, out] in [[0, 64, 64, 64], [3, 0, 64, 64], [40, 0, 64, 64], [3, 64, 0, 64], [40, 64, 64, 0]] {
+            let q8 = |shape: [usize; 2]| quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), shape);
+            let bf16 = |shape: [usize; 2]| dense(&device, DType::BF16, shape);
+            let x = input(&device, [m, k]);
+            let what = format!("{isa}: {m} rows of {k}, {n} between, {out} out");
+            is_that_of_its_parts(&x, [&q8([n, k]), &q8([n, k]), &q8([out, n])], Activation::Silu, &what);
+            is_that_of_its_parts(&x, [&bf16([n, k]), &bf16([n, k]), &bf16([out, n])], Activation::Silu, &what);
+        }
+    }
 }
 
 #[test]

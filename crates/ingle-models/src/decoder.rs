@@ -181,9 +181,8 @@ impl Mlp {
     /// In the dtype of `x`; within, in `hidden` if that is given.
     fn forward(&self, x: &Tensor, routes: &Routes, hidden: Option<DType>) -> Result<Tensor> {
         let inner = x.cast(hidden.unwrap_or(x.dtype()))?;
-        let up = self.up_proj.forward(&inner, routes)?;
-        let gated = self.gate_proj.forward(&inner, routes)?.glu(&up, self.hidden_act)?;
-        Ok(self.down_proj.forward(&gated, routes)?.cast(x.dtype())?)
+        let maps = [&self.gate_proj, &self.up_proj, &self.down_proj];
+        Ok(Linear::gated_mlp(maps, &inner, routes, self.hidden_act)?.cast(x.dtype())?)
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! The affine map that most of a language model's arithmetic is.
 
-use ingle_tensor::Tensor;
+use ingle_tensor::{Activation, Tensor};
 
 use crate::{AdapterId, Lora, Parameters, Result, Routes, Rows, Visitor, Weights};
 
@@ -89,6 +89,21 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, routes: &Routes) -> Result<Tensor> {
         let y = x.linear(&self.weight, self.bias.as_ref())?;
         self.adapted(y, x, routes)
+    }
+
+    /// `down(activation(gate(x)) · up(x))` of the maps gate, up and down, for `x` as [`Linear::forward`] takes it: in one
+    /// operation if none of them has a bias or changes for these rows.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub fn gated_mlp(maps: [&Linear; 3], x: &Tensor, routes: &Routes, activation: Activation) -> Result<Tensor> {
+        let changes = |map: &Linear| routes.routes.iter().any(|route| map.adapter(route.adapter).is_some());
+        if maps.iter().all(|map| map.bias.is_none() && !changes(map)) {
+            return Ok(x.gated_mlp(maps.map(|map| &map.weight), activation)?);
+        }
+        let [gate, up, down] = maps;
+        let up = up.forward(x, routes)?;
+        down.forward(&gate.forward(x, routes)?.glu(&up, activation)?, routes)
     }
 
     /// `y`, what the base makes of `x`, with the changes of the adapters that its rows go through. A row gets the same

@@ -187,6 +187,13 @@ pub enum Op {
         /// Applied to the gate.
         activation: Activation,
     },
+    /// `x […, k], gate [n, k], up [n, k], down [m, n]` → `(activation(x · gateᵀ) · (x · upᵀ)) · downᵀ`, in `x`'s dtype
+    /// (Shazeer 2020): [`Op::Linear`] twice, [`Op::Glu`], and [`Op::Linear`] once more. A device need not round to `x`'s
+    /// dtype in between.
+    GatedMlp {
+        /// Applied to the product with the gate.
+        activation: Activation,
+    },
     /// `cap · tanh(x / cap)`: squeezes into `(−cap, cap)`.
     SoftCap {
         /// The bound, finite and greater than 0.
@@ -443,6 +450,7 @@ impl Op {
                 Activation::GeluTanh => "gelu_tanh",
             },
             Op::Glu { .. } => "glu",
+            Op::GatedMlp { .. } => "gated_mlp",
             Op::SoftCap { .. } => "soft_cap",
             Op::PagedAttention(_) => "paged_attention",
             Op::CrossEntropy => "cross_entropy",

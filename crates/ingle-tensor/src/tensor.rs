@@ -352,6 +352,16 @@ impl Tensor {
         self.with(Op::Glu { activation }, &[up])
     }
 
+    /// [`Op::GatedMlp`]; `weights` are gate, up and down. Where a gradient passes through, its parts are computed one by
+    /// one, since the way back asks for what lies between them.
+    pub fn gated_mlp(&self, weights: [&Tensor; 3], activation: Activation) -> Result<Tensor> {
+        let [gate, up, down] = weights;
+        if [self, gate, up, down].into_iter().any(|x| x.node().is_some()) {
+            return self.linear(gate, None)?.glu(&self.linear(up, None)?, activation)?.linear(down, None);
+        }
+        self.with(Op::GatedMlp { activation }, &[gate, up, down])
+    }
+
     /// [`Op::SoftCap`].
     pub fn soft_cap(&self, cap: f32) -> Result<Tensor> {
         self.with(Op::SoftCap { cap }, &[])

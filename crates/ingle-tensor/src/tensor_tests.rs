@@ -103,6 +103,8 @@ fn methods_are_their_operations_good() -> Result<()> {
         &[&x, &row, &x.slice(0, 0, 1)?.reshape([2])?],
     )?;
     same(x.glu(&x.neg()?, Activation::Silu), Op::Glu { activation: Activation::Silu }, &[&x, &x.neg()?])?;
+    let gated_mlp = Op::GatedMlp { activation: Activation::Silu };
+    same(x.gated_mlp([&x, &x.neg()?, &x], Activation::Silu), gated_mlp, &[&x, &x, &x.neg()?, &x])?;
     same(x.activate(Activation::Gelu), Op::Activate(Activation::Gelu), &[&x])?;
     same(x.soft_cap(2.0), Op::SoftCap { cap: 2.0 }, &[&x])?;
     same(x.slice_step(1, 0, 2, 2), Op::Slice { axis: 1, start: 0, end: 2, step: 2 }, &[&x])?;

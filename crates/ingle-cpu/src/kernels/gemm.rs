@@ -17,6 +17,8 @@ use std::ops::Range;
 use ingle_tensor::{DType, Result, Spec};
 
 use self::operands::{First, Second, Word};
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::tiled::glu;
 use super::linear::{Start, tiles};
 use super::{Context, Pointer, contiguous};
 use crate::layout::Layout;
@@ -147,16 +149,18 @@ struct Spare {
     _sums: [[f32; PANEL]; ROWS],
 }
 
+/// The bounds that kernels rely on: there are `m` rows and `n` columns of so many steps.
+fn check(first: &First, second: &Second, [m, n]: [usize; 2], steps: usize) {
+    assert!(first.words().len() >= first.words_needed(m, steps), "the first operand is shorter than its shape");
+    assert!(second.words().len() >= second.words_needed(n, steps), "the second operand is shorter than its shape");
+}
+
 impl<F: Word> Gemm<'_, F> {
     /// The bounds that the kernel relies on.
     fn check(&self, m: usize) {
-        let Gemm { first, second, steps, n, bias, .. } = self;
-        assert!(first.words().len() >= first.words_needed(m, *steps), "the first operand is shorter than its shape");
-        assert!(
-            second.words().len() >= second.words_needed(*n, *steps),
-            "the second operand is shorter than its shape"
-        );
-        assert!(bias.is_none_or(|bias| bias.len() == *n), "the bias is not as long as its shape");
+        let Gemm { first, second, steps, n, bias, .. } = *self;
+        check(first, second, [m, n], steps);
+        assert!(bias.is_none_or(|bias| bias.len() == n), "the bias is not as long as its shape");
     }
 
     /// Computes into `out [m, n]`, row-major. The units of some rows follow each other, so that the rows stay in the

@@ -15,18 +15,18 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use half::bf16;
-#[cfg(target_arch = "x86_64")]
-use ingle_tensor::DType;
-use ingle_tensor::{Quantization, Result, Spec};
+use ingle_tensor::{Activation, DType, Quantization, Result, Spec};
 
+use super::activation::{self, Glu};
+use super::cast;
 use super::rows::packed;
-use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
+use super::{Context, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype, matmul};
 use crate::ahead::Stretch;
 use crate::layout::Layout;
+use crate::memory::Contents;
 #[cfg(target_arch = "x86_64")]
 use crate::packed::pairs as pair_panels;
 use crate::packed::{PANEL, Packing, groups::GroupPanels, panels, sizes};
-#[cfg(target_arch = "x86_64")]
 use crate::simd::Isa;
 use crate::storage::CpuStorage;
 
@@ -43,35 +43,121 @@ pub(crate) fn linear(
     let Some(packing) = packing else { return matmul::linear(cx, [x, weight], bias, output) };
     let bias = bias.map(|bias| contiguous_f32(cx, bias)).transpose()?;
     let bias = bias.as_ref().map(packed::<f32>);
+    with_packed(cx, x, packing, Weights { weight: &weight, bias, up: None }, output)
+}
+
+/// [`ingle_tensor::Op::GatedMlp`].
+pub(crate) fn gated_mlp(
+    cx: &Context,
+    activation: Activation,
+    [x, gate, up, down]: [CpuStorage; 4],
+    output: &Spec,
+) -> Result<CpuStorage> {
+    // What the last product would round is rounded at once.
+    let dtype = if down.packing().is_some_and(rounds_rows) { DType::BF16 } else { DType::F32 };
+    let columns = gate.layout().shape()[0];
+    let hidden = Spec::new(output.shape.with_axis(output.shape.len() - 1, columns), dtype);
+    let hidden = glu(cx, activation, [x, gate, up], &hidden)?;
+    linear(cx, [hidden, down], None, output)
+}
+
+/// Whether products with a weight that is packed so round rows to bf16.
+fn rounds_rows(packing: Packing) -> bool {
+    match packing {
+        #[cfg(target_arch = "x86_64")]
+        Packing::Pairs { .. } => true,
+        #[cfg(target_arch = "x86_64")]
+        Packing::Groups(panels) => panels.halves,
+        #[cfg(not(target_arch = "x86_64"))]
+        Packing::Groups(_) => false,
+    }
+}
+
+/// `activation(x · gateᵀ) · (x · upᵀ)`. Where both weights are packed alike, one job reads them.
+fn glu(cx: &Context, activation: Activation, [x, gate, up]: [CpuStorage; 3], output: &Spec) -> Result<CpuStorage> {
+    let packing = gate.packing().filter(|packing| {
+        let alike = up.packing() == Some(*packing) && gate.layout().is_contiguous() && up.layout().is_contiguous();
+        alike && multiplies_two(packing, rows_of(output), cx.isa)
+    });
+    if let Some(packing) = packing {
+        let weights = Weights { weight: &gate, bias: None, up: Some((activation, &up)) };
+        return with_packed(cx, x.plain(cx)?, packing, weights, output);
+    }
+    let wide = Spec::new(&output.shape, DType::F32);
+    let gate = linear(cx, [x.clone(), gate], None, &wide)?;
+    let up = linear(cx, [x, up], None, &wide)?;
+    cast::cast(cx, activation::glu(cx, activation, [gate, up])?, output.dtype)
+}
+
+/// Whether there is a kernel for the products of so many rows with two weights at once.
+fn multiplies_two(packing: &Packing, m: usize, isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(packing, Packing::Pairs { .. }) {
+        return isa == Isa::Amx || m < many(isa);
+    }
+    let _ = (packing, m, isa);
+    true
+}
+
+/// Rows of a product.
+fn rows_of(output: &Spec) -> usize {
+    output.shape.split_last().map_or(1, |(_, rows)| rows.iter().product())
+}
+
+/// What rows are multiplied with.
+struct Weights<'a> {
+    weight: &'a CpuStorage,
+    bias: Option<&'a [f32]>,
+    /// A weight that is packed as the first one is, whose products are multiplied by the activated ones of the first.
+    up: Option<(Activation, &'a CpuStorage)>,
+}
+
+/// The product of rows with weights that are packed.
+fn with_packed<'a>(
+    cx: &Context,
+    x: CpuStorage,
+    packing: Packing,
+    weights: Weights<'a>,
+    output: &Spec,
+) -> Result<CpuStorage> {
+    let Weights { weight, bias, up } = weights;
     let [n, k] = sizes(weight.layout().shape());
-    let m = output.shape[..output.shape.len() - 1].iter().product();
+    let m = rows_of(output);
     let product = Product { m, n, k, bias };
     match packing {
         // The same sums in the same order, and few of them in memory.
         #[cfg(target_arch = "x86_64")]
-        Packing::Pairs { .. } if m >= many(cx.isa) => super::gemm::product(cx, "linear", [x, weight], bias, output),
+        Packing::Pairs { .. } if m >= many(cx.isa) => match up {
+            None => super::gemm::product(cx, "linear", [x, weight.clone()], bias, output),
+            Some((activation, up)) => super::gemm::glu(cx, activation, [x, weight.clone(), up.clone()], output),
+        },
         #[cfg(target_arch = "x86_64")]
         Packing::Pairs { k } => {
             let x = pairs::padded_rows(cx, x, k)?;
-            in_dtype(cx, "linear", output, |out| {
-                product.run(cx, "linear", out, &pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product, cx.isa))
+            let kernel =
+                |weight: &'a CpuStorage| pairs::Pairs::new(packed::<bf16>(&x), weight.bytes(), &product, cx.isa);
+            in_dtype(cx, "linear", output, |out| match up {
+                None => product.run(cx, "linear", out, &kernel(weight)),
+                Some((activation, up)) => product.run_glu(cx, out, activation, [&kernel(weight), &kernel(up)]),
             })
         }
         #[cfg(target_arch = "x86_64")]
-        Packing::Groups(group_panels) if group_panels.halves => {
-            quants::product(cx, x, weight.bytes(), &group_panels, &product, output)
-        }
+        Packing::Groups(group_panels) if group_panels.halves => match up {
+            None => quants::product(cx, x, ([weight.bytes()], None), &group_panels, &product, output),
+            Some((activation, up)) => {
+                let weights = [weight.bytes(), up.bytes()];
+                quants::product(cx, x, (weights, Some(activation)), &group_panels, &product, output)
+            }
+        },
         Packing::Groups(group_panels) => {
             let x = contiguous_f32(cx, x)?;
             let together = groups::rows_together(m, &group_panels, cx.isa);
             let rows = groups::QuantisedRows::new(cx, packed::<f32>(&x), [m, k], &group_panels, together)?;
-            in_dtype(cx, "linear", output, |out| {
-                product.run(
-                    cx,
-                    "linear",
-                    out,
-                    &groups::Groups::new(&rows, weight.bytes(), group_panels, &product, cx.isa),
-                )
+            let kernel =
+                |weight: &'a CpuStorage| groups::Groups::new(&rows, weight.bytes(), group_panels, &product, cx.isa);
+            in_dtype(cx, "linear", output, |out| match up {
+                None => product.run(cx, "linear", out, &kernel(weight)),
+                Some((activation, up)) => product.run_glu(cx, out, activation, [&kernel(weight), &kernel(up)]),
             })
         }
     }
@@ -144,6 +230,8 @@ pub(super) struct Reading<'a> {
     pub(super) rows: usize,
     /// Rows of `x` of which all or none belong to a unit of work.
     pub(super) together: usize,
+    /// Weights of which a unit of work meets the same panels.
+    pub(super) weights: usize,
 }
 
 /// What a packed weight's kernel does.
@@ -191,9 +279,10 @@ impl Product<'_> {
         let blocks = m.div_ceil(rows);
         let panels = panels(n);
         let threads = cx.pool.threads();
-        let panel_bytes = reading.panel_bytes.max(1);
+        let panel_bytes = (reading.panel_bytes * reading.weights).max(1);
         let together = if m <= reading.few {
             if let Some(weight) = reading.weight {
+                let panel_bytes = reading.panel_bytes.max(1);
                 let weight = Stretch { address: weight.as_ptr().addr(), panel_bytes, panels };
                 cx.order.follow(weight).inspect(|&next| cx.pool.read_ahead(next));
             }
@@ -216,23 +305,67 @@ impl Product<'_> {
 
     /// Computes into `out`, row-major.
     pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
-        let Product { n, bias, .. } = *self;
         let to = Pointer(out.as_mut_ptr());
         self.units(cx, op, &kernel.reading(), |panels, rows| {
             for panel in panels {
-                let first = panel * PANEL;
-                let columns = PANEL.min(n - first);
                 // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
+                unsafe { self.panel(kernel, panel, rows.clone(), to) }
+            }
+        })
+    }
+
+    /// The products with one panel.
+    ///
+    /// # Safety
+    /// `to` points to as many outputs as the product has, and nobody else looks at those of these rows and this panel.
+    unsafe fn panel(&self, kernel: &impl PanelKernel, panel: usize, rows: Range<usize>, to: Pointer<f32>) {
+        let Product { n, bias, .. } = *self;
+        let first = panel * PANEL;
+        let columns = PANEL.min(n - first);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let given = if kernel.start() == Start::There { rows.clone() } else { 0..0 };
+            for row in given {
+                let out = std::slice::from_raw_parts_mut(to.get().add(row * n + first), columns);
+                match bias {
+                    Some(bias) => out.copy_from_slice(&bias[first..first + columns]),
+                    None => out.fill(0.0),
+                }
+            }
+            kernel.panel(panel, rows.clone(), columns, to.get().add(rows.start * n + first));
+        }
+    }
+
+    /// Computes the products with a gate and with what it lets through, and what becomes of both into `out`, row-major.
+    pub(super) fn run_glu(
+        &self,
+        cx: &Context,
+        out: &mut [f32],
+        activation: Activation,
+        [gate, up]: [&impl PanelKernel; 2],
+    ) -> Result<()> {
+        let Product { m, n, .. } = *self;
+        let mut buffer = cx.buffer::<f32>(m * n, Contents::Anything)?;
+        let (to, ups) = (Pointer(out.as_mut_ptr()), Pointer(elements_mut::<f32>(&mut buffer).as_mut_ptr()));
+        let reading = gate.reading();
+        let few = m <= reading.few;
+        let reading = Reading { weights: 2, ..reading };
+        self.units(cx, "linear", &reading, |panels, rows| {
+            // Memory is read in long runs; but of many rows, one panel's products are in a cache when they meet.
+            let together = if few { panels.len() } else { 1 };
+            for first in panels.clone().step_by(together) {
+                let group = first..(first + together).min(panels.end);
+                // SAFETY: the rows and columns of a unit lie inside `out` and the buffer and belong to no other unit.
                 unsafe {
-                    let given = if kernel.start() == Start::There { rows.clone() } else { 0..0 };
-                    for row in given {
-                        let out = std::slice::from_raw_parts_mut(to.get().add(row * n + first), columns);
-                        match bias {
-                            Some(bias) => out.copy_from_slice(&bias[first..first + columns]),
-                            None => out.fill(0.0),
-                        }
+                    group.clone().for_each(|panel| self.panel(gate, panel, rows.clone(), to));
+                    group.clone().for_each(|panel| self.panel(up, panel, rows.clone(), ups));
+                    let columns = group.start * PANEL..(group.end * PANEL).min(n);
+                    for row in rows.clone() {
+                        let at = row * n + columns.start;
+                        let gate = std::slice::from_raw_parts_mut(to.get().add(at), columns.len());
+                        let up = std::slice::from_raw_parts(ups.get().add(at), columns.len());
+                        cx.isa.dispatch(Glu { activation, gate, up });
                     }
-                    kernel.panel(panel, rows.clone(), columns, to.get().add(rows.start * n + first));
                 }
             }
         })

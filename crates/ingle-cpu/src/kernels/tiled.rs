@@ -211,7 +211,7 @@ pub(super) unsafe trait Weight: Sync {
 #[repr(C, align(64))]
 struct Sums([[f32; PANEL]; ROWS]);
 
-/// What a thread works on: 32 KiB, and 64 KiB or, with long rows, 512 KiB of sums, which it keeps.
+/// What a thread works on: 32 KiB, and 64 KiB of sums for each weight or, with long rows, 512 KiB, which it keeps.
 struct Work {
     unpacked: Unpacked,
     sums: Vec<Sums>,
@@ -223,34 +223,35 @@ thread_local! {
         RefCell::new(Box::new(Work { unpacked: Unpacked::EMPTY, sums: Vec::new() }));
 }
 
-/// `m` rows with `n` columns of a weight.
-pub(super) struct Product<'a, W> {
+/// `m` rows with `n` columns of each of the weights, which are as long.
+pub(super) struct Product<'a, W, const N: usize> {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) rows: &'a Rows<'a>,
-    pub(super) weight: &'a W,
-    /// What each column's sums begin with.
+    pub(super) weights: [&'a W; N],
+    /// What each column's sums with each weight begin with.
     pub(super) bias: Option<&'a [f32]>,
 }
 
-impl<W: Weight> Product<'_, W> {
-    /// Computes the sums and hands them on, those of some rows with a panel at a time: `done(sums, panel, rows)`. Each are
-    /// handed on once.
+impl<W: Weight, const N: usize> Product<'_, W, N> {
+    /// Computes the sums and hands them on, those of some rows with a panel of each weight at a time:
+    /// `done(sums, panel, rows)`. Each are handed on once.
     ///
     /// # Safety
-    /// The machine has tiles, and the instructions that the weight was made for; there are as many panels of the weight as
+    /// The machine has tiles, and the instructions that the weight was made for; there are as many panels of each weight as
     /// `n` columns take.
     pub(super) unsafe fn run(
         &self,
         cx: &Context,
         op: &'static str,
-        done: impl Fn(&[[f32; PANEL]], usize, Range<usize>) + Sync,
+        done: impl Fn([&[[f32; PANEL]]; N], usize, Range<usize>) + Sync,
     ) -> Result<()> {
-        let (m, panels, steps) = (self.m, panels(self.n), self.weight.steps());
+        let (m, panels, steps) = (self.m, panels(self.n), self.steps());
         if m == 0 || panels == 0 {
             return Ok(());
         }
-        assert!(self.rows.steps == steps && self.rows.hold(m), "the rows are not those of the product");
+        let alike = self.weights.iter().all(|weight| weight.steps() == self.rows.steps);
+        assert!(alike && self.rows.hold(m), "the rows are not those of the product");
         // Units that are equally long. Those of the same rows follow each other, which then stay in the second cache.
         let blocks = m.div_ceil(ROWS);
         let rows = m.div_ceil(blocks).next_multiple_of(2 * SIDE);
@@ -260,7 +261,7 @@ impl<W: Weight> Product<'_, W> {
         let fewest = if steps > CHUNK { TOGETHER.min(all / cx.pool.threads()) } else { 1 };
         let together = (all / (UNITS * cx.pool.threads())).max(fewest).clamp(1, panels);
         let chunks = panels.div_ceil(together);
-        let work = m.saturating_mul(self.n).saturating_mul(steps * DEPTH);
+        let work = m.saturating_mul(self.n * N).saturating_mul(steps * DEPTH);
         cx.parallel(op, (blocks * chunks, work), |unit| {
             let (block, chunk) = (unit / chunks, unit % chunks);
             let panels = chunk * panels / chunks..(chunk + 1) * panels / chunks;
@@ -278,68 +279,79 @@ impl<W: Weight> Product<'_, W> {
         work: &mut Work,
         panels: Range<usize>,
         rows: Range<usize>,
-        done: &impl Fn(&[[f32; PANEL]], usize, Range<usize>),
+        done: &impl Fn([&[[f32; PANEL]]; N], usize, Range<usize>),
     ) {
-        let steps = self.weight.steps();
+        let steps = self.steps();
         let parts = steps.div_ceil(CHUNK).max(1);
         let part = steps.div_ceil(parts).max(1).next_multiple_of(STEPS);
         // Groups of panels that are equally large.
-        let most = if parts > 1 { TOGETHER } else { 1 };
+        let most = if parts > 1 { (TOGETHER / N).max(1) } else { 1 };
         let together = panels.len().div_ceil(panels.len().div_ceil(most));
-        if work.sums.len() < together {
-            work.sums.resize(together, Sums([[0.0; PANEL]; ROWS]));
+        if work.sums.len() < together * N {
+            work.sums.resize(together * N, Sums([[0.0; PANEL]; ROWS]));
         }
         // SAFETY: the caller's promise; nothing else here uses tiles.
         let mut many = unsafe { Many::new() };
         for first in panels.clone().step_by(together) {
             let group = first..(first + together).min(panels.end);
+            // One after another a panel of each weight, then the next panel of each.
+            let places = group.len() * N;
+            let place = |place: usize| (self.weights[place % N], first + place / N);
             if self.bias.is_some() || steps == 0 {
-                for panel in group.clone() {
-                    self.begin(&mut work.sums[panel - first].0[..rows.len()], panel);
-                    if steps == 0 {
-                        done(&work.sums[panel - first].0[..rows.len()], panel, rows.clone());
-                    }
+                for at in 0..places {
+                    self.begin(&mut work.sums[at].0[..rows.len()], place(at).1);
+                }
+            }
+            if steps == 0 {
+                for (number, panel) in group.clone().enumerate() {
+                    done(sums_of(&work.sums[number * N..], 0..rows.len()), panel, rows.clone());
                 }
             }
             for start in (0..steps).step_by(part) {
                 let end = steps.min(start + part);
-                for panel in group.clone() {
-                    let Sums(sums) = &mut work.sums[panel - first];
+                for at in 0..places {
+                    let (weight, panel) = place(at);
                     let halves = (self.n - panel * PANEL).div_ceil(PANEL / 2).min(2);
                     for step in (start..end).step_by(STEPS) {
                         let count = STEPS.min(steps - step);
                         let adds = self.bias.is_some() || step > 0;
                         // What comes next: more of the panel, the same part of the next one, or the next part.
-                        let (mut next, bytes) = match (step + count < end, panel + 1 < group.end) {
-                            (true, _) => self.weight.bytes(panel, step + count),
-                            (false, true) => self.weight.bytes(panel + 1, start),
-                            (false, false) if end < steps => self.weight.bytes(first, end),
-                            (false, false) => self.weight.bytes(panel + 1, 0),
+                        let (mut next, bytes) = match (step + count < end, at + 1 < places) {
+                            (true, _) => weight.bytes(panel, step + count),
+                            (false, true) => place(at + 1).0.bytes(place(at + 1).1, start),
+                            (false, false) if end < steps => self.weights[0].bytes(first, end),
+                            (false, false) => self.weights[0].bytes(group.end, 0),
                         }
                         .unwrap_or((std::ptr::null(), 0));
                         // SAFETY: the caller's promise.
-                        let columns = unsafe { self.weight.columns(panel, step, count, &mut work.unpacked) };
+                        let columns = unsafe { weight.columns(panel, step, count, &mut work.unpacked) };
                         let steps_of_rows = rows.len().div_ceil(2 * SIDE) * halves * count;
                         let lines = bytes.div_ceil(LINE * steps_of_rows);
                         for row in rows.clone().step_by(2 * SIDE) {
                             let tiles = self.rows.tiles(row, step);
-                            let at = row - rows.start;
+                            let from = row - rows.start;
                             // SAFETY: the rows are whole pairs of tiles, and there is room for their sums,
                             // of which a unit has whole pairs as well.
                             unsafe {
-                                let to = sums[at..].as_mut_ptr().cast();
+                                let to = work.sums[at].0[from..].as_mut_ptr().cast();
                                 many.multiply(tiles, (columns, halves), count, (to, adds), Ahead { at: next, lines });
                                 next = next.wrapping_add(halves * count * lines * LINE);
                             }
-                            if step + count == steps {
+                            if step + count == steps && at % N == N - 1 {
                                 let here = row..(row + 2 * SIDE).min(rows.end);
-                                done(&sums[at..at + here.len()], panel, here);
+                                let sums = sums_of(&work.sums[at + 1 - N..], from..from + here.len());
+                                done(sums, panel, here);
                             }
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Steps along each of the weights.
+    fn steps(&self) -> usize {
+        self.rows.steps
     }
 
     /// What the sums of a panel begin with.
@@ -352,4 +364,9 @@ impl<W: Weight> Product<'_, W> {
             }
         }
     }
+}
+
+/// The sums of some rows with a panel of each weight.
+fn sums_of<const N: usize>(sums: &[Sums], rows: Range<usize>) -> [&[[f32; PANEL]]; N] {
+    std::array::from_fn(|which| &sums[which].0[rows.clone()])
 }

@@ -54,7 +54,7 @@ pub(crate) struct SuperHeader {
 }
 
 /// The layout of a quantised weight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupPanels {
     pub(crate) form: GroupForm,
     pub(crate) scales: Scales,

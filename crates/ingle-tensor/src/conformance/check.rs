@@ -80,6 +80,7 @@ fn agreement(op: &Op, inputs: &[Spec], output: &Spec) -> Agreement {
         | Op::Rope { .. }
         | Op::Activate(_)
         | Op::Glu { .. }
+        | Op::GatedMlp { .. }
         | Op::SoftCap { .. }
         | Op::PagedAttention(_)
         | Op::CrossEntropy

@@ -73,6 +73,9 @@ fn by_row(dtype: DType, weights: DType) -> Vec<Rows> {
         rows.push(of(Op::Linear, 1, &[(&[ROWS, k], dtype), (&[n, k], weights)]));
         rows.push(of(Op::Linear, 1, &[(&[ROWS, k], dtype), (&[n, k], weights), (&[n], weights)]));
         rows.push(of(Op::MatMul, 1, &[(&[ROWS, k], dtype), (&[k, n], dtype)]));
+        let weight = (&[n, k][..], weights);
+        let down = (&[k, n][..], weights);
+        rows.push(of(Op::GatedMlp { activation: Activation::Silu }, 1, &[(&[ROWS, k], dtype), weight, weight, down]));
         // A batch of products: each alone.
         rows.push(of(Op::MatMul, 2, &[(&[ROWS, 2, k], dtype), (&[ROWS, k, 3], dtype)]));
         rows.push(of(Op::RmsNorm { eps: 1e-6, offset: 1.0 }, 1, &[(&[ROWS, k], dtype), (&[k], weights)]));

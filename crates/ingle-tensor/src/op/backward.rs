@@ -76,6 +76,7 @@ impl Op {
             | Op::Rope { .. }
             | Op::Activate(_)
             | Op::Glu { .. }
+            | Op::GatedMlp { .. }
             | Op::SoftCap { .. }
             | Op::PagedAttention(_)
             | Op::PagedAttentionGrad(_)

@@ -36,6 +36,8 @@ impl Op {
             (Op::Glu { activation }, [gate, up]) => {
                 in_f32(gate, |gate| activate(gate, *activation)?.mul(&up.cast(DType::F32)?))
             }
+            // Fused ones again, which a device may have kernels for.
+            (Op::GatedMlp { activation }, [x, gate, up, down]) => gated_mlp(x, [gate, up, down], *activation),
             (Op::SoftCap { cap }, [x]) => in_f32(x, |x| soft_cap(x, *cap)),
             (Op::PagedAttention(parameters), [q, keys, values, blocks, sequences, positions]) => {
                 let table = Table { blocks, sequences, positions };
@@ -103,6 +105,10 @@ fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> 
         };
         y.reshape(x.shape().with_axis(x.shape().len() - 1, n))
     })
+}
+
+fn gated_mlp(x: &Tensor, [gate, up, down]: [&Tensor; 3], activation: Activation) -> Result<Tensor> {
+    x.linear(gate, None)?.glu(&x.linear(up, None)?, activation)?.linear(down, None)
 }
 
 fn softmax(x: &Tensor) -> Result<Tensor> {

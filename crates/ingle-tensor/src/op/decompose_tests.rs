@@ -168,6 +168,24 @@ fn activations_good() {
         let Op::Glu { activation: which } = *op else { unreachable!() };
         x.lists[0].iter().zip(&x.lists[1]).map(|(&gate, up)| activation(which, gate) * up).collect()
     });
+    means(Op::GatedMlp { activation: Activation::Silu }, |op, x| {
+        let Op::GatedMlp { activation: which } = *op else { unreachable!() };
+        let (n, k) = (x.shapes[1][0], x.shapes[1][1]);
+        let tokens: usize = x.shapes[0].iter().rev().skip(1).product();
+        let dot = |weight: usize, token: usize, row: usize| -> f64 {
+            (0..k).map(|i| x.lists[0][token * k + i] * x.lists[weight][row * k + i]).sum()
+        };
+        let hidden = |token: usize| -> Vec<f64> {
+            (0..n).map(|row| activation(which, dot(1, token, row)) * dot(2, token, row)).collect()
+        };
+        let out = x.shapes[3][0];
+        let outputs = |token: usize| {
+            let hidden = hidden(token);
+            let down = move |row: usize| hidden.iter().zip(&x.lists[3][row * n..]).map(|(x, w)| x * w).sum::<f64>();
+            (0..out).map(down).collect::<Vec<_>>()
+        };
+        (0..tokens).flat_map(outputs).collect()
+    });
     means(Op::SoftCap { cap: 1.0 }, |op, x| {
         let Op::SoftCap { cap } = *op else { unreachable!() };
         let cap = f64::from(cap);

@@ -158,7 +158,14 @@ impl Op {
                 rule.shape_if(weight.shape.len() == 2, "weight [n, k]")?;
                 Ok(weight.clone())
             }
-            Op::Linear => rule.linear(),
+            Op::Linear => {
+                let (x, weight, bias) = match rule.inputs {
+                    [x, weight] => (x, weight, None),
+                    [x, weight, bias] => (x, weight, Some(bias)),
+                    _ => return Err(Error::Arity { op: rule.op, expected: "2 or 3", found: rule.inputs.len() }),
+                };
+                rule.linear(x, weight, bias)
+            }
             Op::RmsNorm { .. } => {
                 let [x, weight] = rule.inputs()?;
                 rule.last_axis_vectors(x, &[weight])
@@ -174,6 +181,12 @@ impl Op {
                 rule.same_dtype(&[gate, up])?;
                 rule.shape_if(gate.shape == up.shape, "two equal shapes")?;
                 Ok(gate.clone())
+            }
+            Op::GatedMlp { .. } => {
+                let [x, gate, up, down] = rule.inputs()?;
+                rule.shape_if(gate.shape == up.shape, "a gate and an up of one shape")?;
+                let hidden = rule.linear(x, gate, None)?;
+                rule.linear(&hidden, down, None)
             }
             Op::PagedAttention(attention) => rule.paged_attention(attention, rule.inputs()?),
             Op::PagedAttentionGrad(attention) => {
@@ -371,12 +384,7 @@ impl<'a> Rule<'a> {
         self.sized(Spec::new(shape, a.dtype))
     }
 
-    fn linear(&self) -> Result<Spec> {
-        let (x, weight, bias) = match self.inputs {
-            [x, weight] => (x, weight, None),
-            [x, weight, bias] => (x, weight, Some(bias)),
-            _ => return Err(Error::Arity { op: self.op, expected: "2 or 3", found: self.inputs.len() }),
-        };
+    fn linear(&self, x: &Spec, weight: &Spec, bias: Option<&Spec>) -> Result<Spec> {
         self.floats(&self.inputs.iter().collect::<Vec<_>>())?;
         let fits = !x.shape.is_empty()
             && weight.shape.len() == 2

@@ -434,6 +434,8 @@ fn activations_good() {
         gives(&Op::Activate(activation), &[(BF16, &[2, 3])], (BF16, &[2, 3]));
         gives(&Op::Glu { activation }, &[(BF16, &[2, 3]), (BF16, &[2, 3])], (BF16, &[2, 3]));
     }
+    let glu = Op::GatedMlp { activation: Activation::Silu };
+    gives(&glu, &[(F32, &[5, 2, 3]), (BF16, &[7, 3]), (F16, &[7, 3]), (BF16, &[4, 7])], (F32, &[5, 2, 4]));
     gives(&Op::SoftCap { cap: 30.0 }, &[(F32, &[])], (F32, &[]));
 }
 
@@ -443,6 +445,14 @@ fn activations_bad() {
     let words = "glu: expected two equal shapes, found shapes f32[2, 3], f32[3]";
     refuses(&glu, &[(F32, &[2, 3]), (F32, &[3])], words);
     refuses(&glu, &[(F32, &[3]), (F16, &[3])], "glu: expected operands of one dtype, found dtypes f32[3], f16[3]");
+    let glu = Op::GatedMlp { activation: Activation::Silu };
+    let words =
+        "gated_mlp: expected a gate and an up of one shape, found shapes f32[2, 3], f32[4, 3], f32[5, 3], f32[3, 4]";
+    refuses(&glu, &[(F32, &[2, 3]), (F32, &[4, 3]), (F32, &[5, 3]), (F32, &[3, 4])], words);
+    let words = "gated_mlp: expected x […, k], weight [n, k] and, if any, bias [n], found shapes f32[2], f32[4, 3], f32[4, 3], f32[3, 4]";
+    refuses(&glu, &[(F32, &[2]), (F32, &[4, 3]), (F32, &[4, 3]), (F32, &[3, 4])], words);
+    let words = "gated_mlp: expected x […, k], weight [n, k] and, if any, bias [n], found shapes f32[3], f32[4, 3], f32[4, 3], f32[3, 5]";
+    refuses(&glu, &[(F32, &[3]), (F32, &[4, 3]), (F32, &[4, 3]), (F32, &[3, 5])], words);
     let silu = Op::Activate(Activation::Silu);
     refuses(&silu, &[(I32, &[3])], "silu: expected floating-point operands, found dtypes i32[3]");
     for cap in [0.0, -1.0, f32::NAN, f32::INFINITY] {

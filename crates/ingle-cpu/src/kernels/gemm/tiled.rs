@@ -4,16 +4,19 @@
 use std::ops::Range;
 
 use half::bf16;
-use ingle_tensor::Result;
+use ingle_tensor::{Activation, Result, Spec};
 
 use super::operands::{First, Second, Word};
-use super::{Gemm, Sums, Write};
+use super::{Gemm, Sums, Write, rows_and_columns};
+use crate::kernels::activation::Glu;
 use crate::kernels::tiled::{Product, Rows, Weight};
 use crate::kernels::{Context, Pointer};
-use crate::number::Float;
+use crate::number::{Float, with_float};
 use crate::packed::PANEL;
 use crate::simd::tiles::many::{Columns, STEPS, TILE, Unpacked};
 use crate::simd::tiles::{ROW, SIDE};
+use crate::simd::{Bf16Pairs, Kernel, Simd};
+use crate::storage::CpuStorage;
 
 // SAFETY: the columns are those of panels of words as they lie, or laid out; a slice of them has so many.
 unsafe impl Weight for (&Second, usize) {
@@ -53,9 +56,9 @@ impl<F: Word> Gemm<'_, F> {
         let [apart, _] = first.apart(steps);
         let rows = Rows::new(cx, op, numbers, [m, 2 * steps], 2 * apart)?;
         let weight = (second, steps);
-        let product = Product { m, n, rows: &rows, weight: &weight, bias };
+        let product = Product { m, n, rows: &rows, weights: [&weight], bias };
         let to = Pointer(out.as_mut_ptr());
-        let done = |sums: &[[f32; PANEL]], panel: usize, rows: Range<usize>| {
+        let done = |[sums]: [&[[f32; PANEL]]; 1], panel: usize, rows: Range<usize>| {
             let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
             cx.isa.dispatch(Write {
                 sums: Sums { to: sums.as_ptr().cast_mut().cast(), stride: PANEL },
@@ -68,5 +71,67 @@ impl<F: Word> Gemm<'_, F> {
         };
         // SAFETY: only a machine that has tiles comes here; the length of the second operand was checked.
         unsafe { product.run(cx, op, done) }
+    }
+}
+
+/// The products with two weights of packed pairs of bf16, of which the first are activated and multiply the second, on a
+/// machine with tiles.
+pub(in crate::kernels) fn glu(
+    cx: &Context,
+    activation: Activation,
+    [x, gate, up]: [CpuStorage; 3],
+    output: &Spec,
+) -> Result<CpuStorage> {
+    let ([m, k], [n, _]) = (rows_and_columns(x.layout()), rows_and_columns(gate.layout()));
+    let steps = k.div_ceil(2);
+    let first = First::new::<Bf16Pairs>(cx, x, true)?;
+    let weights = [Second::new::<Bf16Pairs>(cx, gate, m)?, Second::new::<Bf16Pairs>(cx, up, m)?];
+    for second in &weights {
+        super::check(&first, second, [m, n], steps);
+    }
+    let numbers: &[bf16] = bytemuck::cast_slice(first.words());
+    let [apart, _] = first.apart(steps);
+    let rows = Rows::new(cx, "linear", numbers, [m, 2 * steps], 2 * apart)?;
+    let weights = weights.each_ref().map(|second| (second, steps));
+    let product = Product { m, n, rows: &rows, weights: weights.each_ref(), bias: None };
+    with_float!("linear", output.dtype, T => cx.make::<T>(&output.shape, |out| {
+        let to = Pointer(out.as_mut_ptr());
+        let done = |sums: [&[[f32; PANEL]]; 2], panel: usize, rows: Range<usize>| {
+            let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
+            // SAFETY: the rows and columns lie inside `out`.
+            let to = Pointer(unsafe { to.get().add(rows.start * n + columns.start) });
+            cx.isa.dispatch(WriteGlu { sums, activation, columns: columns.len(), to, stride: n });
+        };
+        // SAFETY: only a machine that has tiles comes here; the lengths of the weights were checked.
+        unsafe { product.run(cx, "linear", done) }
+    }))
+}
+
+/// Activates sums and multiplies others by them. Made only with room for the results.
+struct WriteGlu<'a, T> {
+    sums: [&'a [[f32; PANEL]]; 2],
+    activation: Activation,
+    columns: usize,
+    to: Pointer<T>,
+    /// Elements from one row to the next.
+    stride: usize,
+}
+
+impl<T: Float> Kernel for WriteGlu<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let WriteGlu { sums: [gates, ups], activation, columns, to, stride } = self;
+        for (row, (gate, up)) in gates.iter().zip(ups).enumerate() {
+            let mut gate = *gate;
+            Glu { activation, gate: &mut gate, up }.run::<S>();
+            // SAFETY: the maker's promise.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.get().add(row * stride), columns) };
+            match <&mut [T; PANEL]>::try_from(&mut *to) {
+                Ok(to) => T::narrow_all(&gate, to),
+                Err(_) => T::narrow_all(&gate[..columns], to),
+            }
+        }
     }
 }

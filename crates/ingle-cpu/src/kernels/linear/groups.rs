@@ -107,6 +107,7 @@ impl PanelKernel for Groups<'_> {
             short: SHORT,
             rows: ROWS,
             together: self.rows.together(),
+            weights: 1,
         }
     }
 

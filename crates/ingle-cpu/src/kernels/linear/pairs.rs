@@ -75,6 +75,7 @@ impl PanelKernel for Pairs<'_> {
             short: SHORT,
             rows: ROWS,
             together: 1,
+            weights: 1,
         }
     }
 

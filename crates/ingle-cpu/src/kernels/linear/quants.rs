@@ -9,9 +9,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
-use ingle_tensor::{Result, Spec};
+use ingle_tensor::{Activation, Result, Spec};
 
 use super::{Product, Reading};
+use crate::kernels::activation::Glu;
 use crate::kernels::rows::packed;
 use crate::kernels::tiled::{self, Change, Rows, Weight};
 use crate::kernels::{Context, Pointer, contiguous};
@@ -33,11 +34,12 @@ const SHORT: usize = 1 << 20;
 /// normal numbers: from 2^-64 to 2^64 it has all the precision of bf16. Beyond it is infinite, and below less exact.
 const X_EXPONENT: i32 = 64;
 
-/// The product with a weight whose panels are [made for this](GroupPanels::halves).
-pub(super) fn product(
+/// The product with a weight whose panels are [made for this](GroupPanels::halves); or those with two, of which the first
+/// are activated and multiply the second.
+pub(super) fn product<const N: usize>(
     cx: &Context,
     x: CpuStorage,
-    weight: &[u8],
+    (weights, activation): ([&[u8]; N], Option<Activation>),
     panels: &GroupPanels,
     product: &Product<'_>,
     output: &Spec,
@@ -46,7 +48,8 @@ pub(super) fn product(
     let x = contiguous(cx, x)?;
     // The bounds that the kernel relies on.
     assert_eq!(k, panels.k, "x and the weight differ in length");
-    assert!(weight.len() >= n.div_ceil(PANEL) * panels.panel_bytes(), "the weight is shorter than its shape");
+    let bytes = n.div_ceil(PANEL) * panels.panel_bytes();
+    assert!(weights.iter().all(|weight| weight.len() >= bytes), "the weight is shorter than its shape");
     let recipe = Recipe::new(Form {
         bits: panels.form.bits,
         zero: panels.form.zero,
@@ -54,16 +57,17 @@ pub(super) fn product(
         group_size: panels.form.group_size,
     });
     let factor = f32::exp2((-exponent(panels.form.bits) - X_EXPONENT) as f32);
-    let quants = Quants { weight, panels, blocks: blocks(panels), recipe: &recipe };
+    let quants = weights.map(|weight| Quants { weight, panels, blocks: blocks(panels), recipe: &recipe });
     with_float!("linear", output.dtype, T => cx.make::<T>(&output.shape, |out| {
         let to = Pointer(out.as_mut_ptr());
-        let done = |sums: &[[f32; PANEL]], panel: usize, rows: Range<usize>| {
+        let done = |sums: [&[[f32; PANEL]]; N], panel: usize, rows: Range<usize>| {
             let columns = panel * PANEL..(panel * PANEL + PANEL).min(n);
             cx.isa.dispatch(Write {
                 sums,
-                multipliers: multipliers(quants.packed(panel)),
+                multipliers: quants.each_ref().map(|quants| multipliers(quants.packed(panel))),
                 factor,
                 bias: bias.map(|bias| &bias[columns.clone()]),
+                activation,
                 columns: columns.len(),
                 // SAFETY: the rows and columns lie inside `out`.
                 to: Pointer(unsafe { to.get().add(rows.start * n + columns.start) }),
@@ -77,20 +81,21 @@ pub(super) fn product(
                 tiled::lay_out::<X, ForQuants>(cx, "linear", (packed::<X>(&x), k), [m, k], m, apart)
             })?;
             let reading = Reading {
-                weight: Some(weight),
+                weight: weights.first().copied(),
                 panel_bytes: panels.panel_bytes(),
                 few: SIDE,
                 short: SHORT,
                 rows: SIDE,
                 together: 1,
+                weights: N,
             };
-            return product.units(cx, "linear", &reading, |panels, _| quants.few(&rows, m, panels, done));
+            return product.units(cx, "linear", &reading, |panels, _| few(&quants, &rows, m, panels, done));
         }
         let rows = with_float!("linear", x.dtype(), X => {
             Rows::changed::<X, ForQuants>(cx, "linear", packed::<X>(&x), [m, k], k)
         })?;
-        let product = tiled::Product { m, n, rows: &rows, weight: &quants, bias: None };
-        // SAFETY: panels are made for this only where the instructions are there; the weight's length was checked.
+        let product = tiled::Product { m, n, rows: &rows, weights: quants.each_ref(), bias: None };
+        // SAFETY: panels are made for this only where the instructions are there; the weights' lengths were checked.
         unsafe { product.run(cx, "linear", done) }
     }))
 }
@@ -110,16 +115,17 @@ impl Change for ForQuants {
 /// What a thread works on for few rows.
 struct Work {
     two: TwoSteps,
-    sums: [[f32; PANEL]; FEW_SUMS],
+    /// [`FEW_SUMS`] for each weight.
+    sums: Vec<[f32; PANEL]>,
 }
 
-/// Sums for each column of a panel, of one panel or of more.
+/// Sums for each column of a weight's panel, of one panel or of more.
 const FEW_SUMS: usize = 256;
 
 thread_local! {
     /// Each thread's own, so that it is not cleared for every panel.
     static WORK: RefCell<Box<Work>> =
-        RefCell::new(Box::new(Work { two: TwoSteps::EMPTY, sums: [[0.0; PANEL]; FEW_SUMS] }));
+        RefCell::new(Box::new(Work { two: TwoSteps::EMPTY, sums: Vec::new() }));
 }
 
 /// A product whose bounds are checked.
@@ -147,31 +153,42 @@ unsafe impl Weight for Quants<'_> {
     }
 }
 
-impl Quants<'_> {
-    /// Computes the sums of a few rows with each panel and hands them on.
-    fn few(&self, rows: &Buffer, m: usize, panels: Range<usize>, done: impl Fn(&[[f32; PANEL]], usize, Range<usize>)) {
-        WORK.with_borrow_mut(|work| {
-            if self.panels.k == 0 {
-                work.sums[..m].as_flattened_mut().fill(0.0);
-                panels.for_each(|panel| done(&work.sums[..m], panel, 0..m));
-                return;
-            }
-            let product = FewRows { recipe: self.recipe, blocks: self.blocks, first: rows.bytes().as_ptr(), rows: m };
-            let together = FEW_SUMS / m.max(1);
-            for start in panels.clone().step_by(together) {
-                let count = together.min(panels.end - start);
-                let packed = (self.weight[start * self.panels.panel_bytes()..].as_ptr(), count);
+/// Computes the sums of a few rows with each panel of each weight and hands them on.
+fn few<const N: usize>(
+    weights: &[Quants<'_>; N],
+    rows: &Buffer,
+    m: usize,
+    panels: Range<usize>,
+    done: impl Fn([&[[f32; PANEL]]; N], usize, Range<usize>),
+) {
+    WORK.with_borrow_mut(|work| {
+        let Work { two, sums } = &mut **work;
+        if sums.len() < N * FEW_SUMS {
+            sums.resize(N * FEW_SUMS, [0.0; PANEL]);
+        }
+        let together = FEW_SUMS / m.max(1);
+        for start in panels.clone().step_by(together) {
+            let count = together.min(panels.end - start);
+            for (Quants { weight, panels, blocks, recipe }, sums) in weights.iter().zip(sums.chunks_mut(FEW_SUMS)) {
+                if panels.k == 0 {
+                    sums.as_flattened_mut().fill(0.0);
+                    continue;
+                }
+                let product = FewRows { recipe, blocks: *blocks, first: rows.bytes().as_ptr(), rows: m };
+                let packed = (weight[start * panels.panel_bytes()..].as_ptr(), count);
                 // SAFETY: panels are made for this only where the instructions are there, and nothing else uses tiles
                 // here. The weight holds the panels and the rows as many steps, as was checked; there is room.
-                unsafe { product.multiply(packed, work.sums.as_mut_ptr().cast(), &mut work.two) };
-                for panel in start..start + count {
-                    let first = (panel - start) * m;
-                    done(&work.sums[first..first + m], panel, 0..m);
-                }
+                unsafe { product.multiply(packed, sums.as_mut_ptr().cast(), two) };
             }
-        });
-    }
+            for panel in start..start + count {
+                let first = (panel - start) * m;
+                done(std::array::from_fn(|which| &sums[which * FEW_SUMS + first..][..m]), panel, 0..m);
+            }
+        }
+    });
+}
 
+impl Quants<'_> {
     fn packed(&self, panel: usize) -> &[u8] {
         let bytes = self.panels.panel_bytes();
         &self.weight[panel * bytes..][..bytes]
@@ -194,42 +211,51 @@ fn blocks(panels: &GroupPanels) -> [Blocks; 2] {
 }
 
 /// Makes outputs of sums. Made only with room for them.
-struct Write<'a, T> {
-    sums: &'a [[f32; PANEL]],
+struct Write<'a, T, const N: usize> {
+    /// With each weight.
+    sums: [&'a [[f32; PANEL]]; N],
     /// Of the columns.
-    multipliers: &'a [bf16; PANEL],
+    multipliers: [&'a [bf16; PANEL]; N],
     /// What all are multiplied by besides.
     factor: f32,
     bias: Option<&'a [f32]>,
+    /// Of the products with the first of two weights.
+    activation: Option<Activation>,
     columns: usize,
     to: Pointer<T>,
     /// Elements from one row to the next.
     stride: usize,
 }
 
-impl<T: Float> Kernel for Write<'_, T> {
+impl<T: Float, const N: usize> Kernel for Write<'_, T, N> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Write { sums, multipliers, factor, bias, columns, to, stride } = self;
-        let mut wide = [0.0; PANEL];
-        bf16::widen_all(multipliers, &mut wide);
-        for (row, sums) in sums.iter().enumerate() {
-            let mut outputs = *sums;
-            for (output, multiplier) in outputs.iter_mut().zip(wide) {
+        let Write { sums, multipliers, factor, bias, activation, columns, to, stride } = self;
+        let mut wide = [[0.0; PANEL]; N];
+        for (wide, multipliers) in wide.iter_mut().zip(multipliers) {
+            bf16::widen_all(multipliers, wide);
+        }
+        for row in 0..sums[0].len() {
+            let mut outputs = sums.map(|sums| sums[row]);
+            for (output, multiplier) in outputs.as_flattened_mut().iter_mut().zip(wide.as_flattened()) {
                 // The multiplier alone may be too small or too large.
                 *output = *output * factor * multiplier;
             }
             if let Some(bias) = bias {
-                for (output, bias) in outputs.iter_mut().zip(bias) {
+                for (output, bias) in outputs[0].iter_mut().zip(bias) {
                     *output += bias;
                 }
             }
+            if let (Some(activation), [gate, up, ..]) = (activation, &mut outputs[..]) {
+                Glu { activation, gate, up }.run::<S>();
+            }
+            let [outputs, ..] = &outputs[..] else { return };
             // SAFETY: the maker's promise.
             let to = unsafe { std::slice::from_raw_parts_mut(to.get().add(row * stride), columns) };
             match <&mut [T; PANEL]>::try_from(&mut *to) {
-                Ok(to) => T::narrow_all(&outputs, to),
+                Ok(to) => T::narrow_all(outputs, to),
                 Err(_) => T::narrow_all(&outputs[..columns], to),
             }
         }

@@ -2,7 +2,7 @@
 //! Cases of the products of matrices.
 
 use super::{Case, Input, Values, View};
-use crate::{DType, Op};
+use crate::{Activation, DType, Op};
 
 /// Rows, inner length and columns: vectors, empty axes, and odd sizes around the tiles of a kernel.
 const SIZES: [[usize; 3]; 17] = [
@@ -87,6 +87,34 @@ pub(super) fn linear() -> Vec<Case> {
                 cases.push(Case::new(Op::Linear, [x(), weight().lying(view)]));
                 cases.push(Case::new(Op::Linear, [x(), weight(), matrix(&[17], weights).lying(view)]));
                 cases.push(Case::new(Op::Linear, [matrix(&[1, 33], dtype).lying(view), weight().lying(view)]));
+            }
+        }
+    }
+    cases
+}
+
+pub(super) fn gated_mlp() -> Vec<Case> {
+    let mut cases = vec![];
+    for dtype in DType::FLOATS {
+        for weights in DType::FLOATS {
+            for (number, [m, k, n]) in SIZES.into_iter().enumerate() {
+                let op = Op::GatedMlp { activation: Activation::ALL[number % Activation::ALL.len()] };
+                let (weight, down) = (|| matrix(&[n, k], weights), matrix(&[k + 1, n], weights));
+                cases.push(Case::new(op, [matrix(&[m, k], dtype), weight(), weight(), down]));
+            }
+            for activation in Activation::ALL {
+                let of = |inputs: [Input; 4]| Case::new(Op::GatedMlp { activation }, inputs);
+                let inputs = || {
+                    let weight = || matrix(&[17, 33], weights);
+                    [matrix(&[9, 33], dtype), weight(), weight(), matrix(&[5, 17], weights)]
+                };
+                let [_, gate, up, down] = inputs();
+                cases.push(of([matrix(&[2, 3, 33], dtype), gate, up, down]));
+                for (view, which) in View::ALL.into_iter().flat_map(|view| (0..4).map(move |which| (view, which))) {
+                    let mut inputs = inputs();
+                    inputs[which] = inputs[which].clone().lying(view);
+                    cases.push(of(inputs));
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 
 import argparse
 import datetime
+import hashlib
 import os
 import pathlib
 import platform
@@ -34,10 +35,19 @@ def about(root: pathlib.Path, binary: pathlib.Path, python: pathlib.Path, args: 
         "repetitions": args.repetitions,
         "command": shlex.join(map(str, command)),
         "ingle": _output([binary, "--version"]),
-        "commit": _output(["git", "-C", root, "describe", "--always", "--dirty"]),
+        **_origin(root, args.ingle),
         "packages": _output([python, "-c", VERSIONS, *PACKAGES]),
         "python": platform.python_version(),
     }
+
+
+def _origin(root: pathlib.Path, given: pathlib.Path | None) -> dict:
+    """What was measured: the checkout's commit if it was built from that; of a given binary nobody knows the commit."""
+    checkout = _output(["git", "-C", root, "describe", "--always", "--dirty"])
+    if given is None:
+        return {"commit": checkout}
+    digest = hashlib.sha256(given.read_bytes()).hexdigest()[:12]
+    return {"commit": f"binary {digest}", "checkout": checkout}
 
 
 def _output(command: list) -> str:

@@ -50,7 +50,7 @@ def _head(about: dict, rows: dict) -> str:
         f"| machine | {about['processor']}, {about['cores']} cores{memory}, {about['system']} |",
         f"| vector instructions | {', '.join(about['instructions']) or 'unknown'} |",
         f"| threads | {about['threads']} |",
-        f"| Ingle | {about['ingle']} ({about['commit']}) |",
+        f"| Ingle | {about['ingle']} ({_origin(about)}) |",
         *(f"| {name} | {version} |" for name, version in packages.items()),
         f"| command | `{about['command']}` |",
     ]
@@ -58,6 +58,13 @@ def _head(about: dict, rows: dict) -> str:
         low, middle, high = (f"{read / GB:.0f}" for read in (min(reads), statistics.median(reads), max(reads)))
         lines.append(f"| plain read of memory | {middle} GB/s, from {low} to {high} over the run |")
     return "\n".join(lines)
+
+
+def _origin(about: dict) -> str:
+    """The commit that was measured, or that it is not known."""
+    if "checkout" not in about:
+        return about["commit"]
+    return f"{about['commit']}, given and not built for this; the checkout that measured it is at {about['checkout']}"
 
 
 def _shape(shape: Shape, rows: list[Row], results: dict) -> str:

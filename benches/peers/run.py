@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     add("--repetitions", type=int, default=2, help="samples in one run, after one that does not count (2)")
     add("--threads", type=int, default=machine.cores(), help="of every engine; one for each core if not given")
     add("--wrap", default="", metavar="COMMAND", help="put before each command, for example 'taskset -c 0-3'")
-    add("--ingle", type=pathlib.Path, help="the command to measure; built from this tree if not given")
+    add("--ingle", type=pathlib.Path, help="the command to measure, named by its hash; built from this tree if not given, and named by its commit")
     add("--plain-read", type=pathlib.Path, help="that example of ingle-cpu; built from this tree if not given")
     add("--peak", type=pathlib.Path, help="that example of ingle-cpu; built from this tree if not given")
     add("--out", type=pathlib.Path, help="write the page here, and all samples beside it as .json")

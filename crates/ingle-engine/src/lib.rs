@@ -88,7 +88,7 @@ pub use engine::Engine;
 pub use error::{Error, Result};
 pub use limits::Limits;
 pub use metrics::Metrics;
-pub use options::EngineOptions;
+pub use options::{EngineOptions, MAX_SEQUENCES};
 pub use request::{Event, FinishReason, Generate, Logprobs, Next, Request, RequestId, Task, Token, Usage};
 pub use sampler::Sampling;
 pub use worker::{Canceller, EventStream, Worker};

@@ -39,7 +39,7 @@ impl Default for EngineOptions {
         EngineOptions {
             context_length: None,
             step_tokens: None,
-            max_sequences: 256,
+            max_sequences: MAX_SEQUENCES,
             block_size: 16,
             kv_dtype: None,
             kv_bytes: None,
@@ -48,6 +48,9 @@ impl Default for EngineOptions {
         }
     }
 }
+
+/// Requests computed at once, where nobody says otherwise.
+pub const MAX_SEQUENCES: usize = 256;
 
 /// Bytes of logits for each token of a step: a vocabulary of 32,768 tokens.
 const LOGITS_BYTES: usize = 128 << 10;

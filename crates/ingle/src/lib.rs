@@ -58,7 +58,7 @@ pub use error::{Error, Result};
 pub use fuse::{Fused, fuse};
 pub use info::{Metrics, ModelInfo};
 pub use ingle_engine::text::{Message, Special, Tokenizer};
-pub use ingle_engine::{FinishReason, Logprobs, Sampling, Token, Usage};
+pub use ingle_engine::{FinishReason, Logprobs, MAX_SEQUENCES, Sampling, Token, Usage};
 pub use ingle_models::{GgufType, Summary};
 pub use ingle_nn::{LoadProgress, ModelFiles};
 pub use ingle_tensor::{DType, Memory};

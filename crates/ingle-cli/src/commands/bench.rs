@@ -8,13 +8,12 @@ mod test;
 
 use std::time::Instant;
 
+use ingle::MAX_SEQUENCES;
+
 use crate::args::{ModelArgs, positive, up_to};
 use crate::{Failure, interrupt};
 use report::{Report, Row};
 use test::{Runner, Test};
-
-/// Sequences that an engine computes at once: of more, some would wait for others to end.
-const AT_ONCE: usize = 256;
 
 /// Measure prompt processing and generation in tokens per second
 ///
@@ -39,8 +38,16 @@ pub struct Args {
     #[arg(long, short, value_name = "TOKENS", value_delimiter = ',', default_values_t = [128])]
     gen_tokens: Vec<usize>,
 
-    /// How many sequences at once, 256 at most
-    #[arg(long, short, value_name = "N", value_delimiter = ',', default_values_t = [1], value_parser = |s: &str| up_to(s, AT_ONCE))]
+    // Of more than an engine computes at once, some would wait for others to end.
+    #[arg(
+        long,
+        short,
+        value_name = "N",
+        value_delimiter = ',',
+        default_values_t = [1],
+        value_parser = |s: &str| up_to(s, MAX_SEQUENCES),
+        help = format!("How many sequences at once, {MAX_SEQUENCES} at most")
+    )]
     batch: Vec<usize>,
 
     /// Tokens in the cache before generation begins

@@ -64,6 +64,10 @@ fn bench_refuses_bad() {
     let error = fails(&mut ingle(&["bench", "--classify", "256"]), 2);
     assert!(error.contains("256x16"), "{error}");
     assert!(fails(&mut ingle(&["bench", "-r", "0"]), 2).contains("at least 1"));
+    let most = ingle::MAX_SEQUENCES;
+    let error = fails(&mut ingle(&["bench", "-b", &(most + 1).to_string()]), 2);
+    assert!(error.contains(&format!("from 1 to {most}")), "{error}");
+    assert!(stdout(&["bench", "--help"]).contains(&format!("at once, {most} at most")));
     let error = fails(&mut ingle(&["bench", "--json", "-p", "100000000", "-g", "0", "-r", "1"]), 1);
     assert!(error.contains("context"), "{error}");
 }

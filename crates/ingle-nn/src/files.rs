@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Where a model's files are: a directory, a GGUF file, or the program itself.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ingle_tensor::Bytes;
@@ -43,12 +44,15 @@ impl ModelFiles {
     /// one `.gguf` file (or all parts of one). Files named `mmproj*`, projectors of images, are passed over.
     ///
     /// # Errors
-    /// [`Error::MissingDirectory`] if there is neither; [`Error::Malformed`] for a directory with several `.gguf`
-    /// models.
+    /// [`Error::MissingDirectory`] if there is neither; [`Error::Malformed`] for a file that is not named so, and for a
+    /// directory with several `.gguf` models.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.extension().is_some_and(|extension| extension == "gguf") && path.is_file() {
             return Ok(ModelFiles::Gguf(path.into()));
+        }
+        if path.is_file() {
+            return Err(no_model(path));
         }
         let directory = ModelFiles::directory(path)?;
         if path.join("config.json").is_file() {
@@ -172,6 +176,27 @@ impl ModelFiles {
     }
 }
 
+/// That a file is no model by its name, and what would be.
+fn no_model(path: &Path) -> Error {
+    let beside = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let message = match beside.filter(|folder| folder.join("config.json").is_file()) {
+        _ if begins_as_gguf(path) => {
+            "expected a name that ends in .gguf, as this file begins as one; rename it, or link to it by such a name"
+                .into()
+        }
+        Some(folder) => format!("expected a model, found one file of one; give its directory, {}", folder.display()),
+        None => "expected a model, found a file of another kind; give a directory that holds config.json and \
+                 *.safetensors, or a .gguf file"
+            .into(),
+    };
+    Error::Malformed { file: path.display().to_string(), message }
+}
+
+fn begins_as_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
+}
+
 fn is_gguf_model(name: &str) -> bool {
     name.ends_with(".gguf") && !name.starts_with("mmproj") && !is_later_part(name)
 }
@@ -241,6 +266,25 @@ mod tests {
         assert!(named.gguf().is_err(), "an empty file is no GGUF");
         std::fs::write(path("config.json"), b"{}").unwrap();
         assert!(matches!(opened(), ModelFiles::Directory(_)) && opened().gguf().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_says_what_would_be_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |name: &str, content: &[u8]| {
+            std::fs::write(folder.path().join(name), content).unwrap();
+            ModelFiles::open(folder.path().join(name)).unwrap_err().to_string()
+        };
+        let error = refused("some.txt", b"once upon a time");
+        assert!(
+            error.contains("some.txt: expected a model, found a file of another kind; give a directory"),
+            "{error}"
+        );
+        let error = refused("blob", b"GGUF\x03\0\0\0");
+        assert!(error.contains("blob: expected a name that ends in .gguf"), "{error}");
+        std::fs::write(folder.path().join("config.json"), b"{}").unwrap();
+        let error = refused("model.safetensors", b"");
+        assert!(error.ends_with(&format!("give its directory, {}", folder.path().display())), "{error}");
     }
 
     #[test]

@@ -66,6 +66,29 @@ fn missing_directory_bad() {
 }
 
 #[test]
+fn a_file_that_is_no_model_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.txt");
+    fs::write(&file, "Once upon a time").unwrap();
+    let line = fails(&mut ingle(&["generate", "--prompt", "x", "-m", &file.display().to_string()]), 1);
+    says(&line, &["some.txt: expected a model, found a file of another kind; give a directory", "config.json"]);
+}
+
+#[test]
+fn absurd_counts_of_a_gguf_file_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    for (counts, named) in
+        [([1u64 << 60, 2], "1152921504606846976 tensors"), ([2, 1 << 60], "1152921504606846976 meta")]
+    {
+        let bytes = [&b"GGUF\x03\0\0\0"[..], &counts.map(u64::to_le_bytes).concat(), &[0; 76]].concat();
+        fs::write(&file, bytes).unwrap();
+        let line = fails(&mut ingle(&["info", "--model", &file.display().to_string()]), 1);
+        says(&line, &["m.gguf", named, "100 bytes", "damaged", "download the file again"]);
+    }
+}
+
+#[test]
 fn missing_config_bad() {
     says(&refusal(|path| fs::remove_file(path.join("config.json")).unwrap()), &["config.json", "not found"]);
 }

@@ -26,6 +26,7 @@ pub(super) fn parse(content: &Bytes) -> Result<Parsed, Refusal> {
     check_version(cursor.u32()?)?;
     // Counts are believed one item at a time: each has to be there.
     let (tensors, values) = (cursor.u64()?, cursor.u64()?);
+    check_counts(tensors, values, content.len())?;
     let metadata = read_metadata(&mut cursor, values)?;
     let infos = read_infos(&mut cursor, tensors)?;
     let alignment = read_alignment(&metadata)?;
@@ -36,6 +37,21 @@ pub(super) fn parse(content: &Bytes) -> Result<Parsed, Refusal> {
         Err(refusal) => Err(format!("tensor {}: {refusal}", quote(name))),
     };
     Ok((metadata, infos.into_iter().map(place).collect::<Result<_, _>>()?))
+}
+
+/// Refuses counts of so many things that they cannot be there, however small each is: a name without letters after its
+/// length, then a tensor's axes, type and offset, or a value's type and one byte.
+fn check_counts(tensors: u64, values: u64, size: usize) -> Result<(), Refusal> {
+    const TENSOR: u64 = 8 + 4 + 4 + 8;
+    const VALUE: u64 = 8 + 4 + 1;
+    let least = tensors.saturating_mul(TENSOR).saturating_add(values.saturating_mul(VALUE));
+    if least <= size as u64 {
+        return Ok(());
+    }
+    Err(format!(
+        "announces {tensors} tensors and {values} metadata values, more than {size} bytes can hold: truncated or damaged; \
+         {AGAIN}"
+    ))
 }
 
 fn check_magic(content: &[u8]) -> Result<(), Refusal> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser};
-use ingle::{AdapterSource, DType, EndTokens, GenerateOptions, LoadOptions, MlxLmOptions, Sampling, TextModel};
+use ingle::{
+    AdapterSource, DType, EndTokens, GenerateOptions, Inspection, LoadOptions, MlxLmOptions, Sampling, TextModel,
+};
 
 use crate::Failure;
 use crate::commands::Command;
@@ -82,10 +84,13 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model, by way of the first adapter if there is one, with a progress bar if that takes over a second.
-    pub fn load(&self) -> Result<Box<dyn TextModel>, Failure> {
-        let progress = Progress::bytes("loading");
-        let options = LoadOptions {
+    /// What the model is that would be loaded so, from its files' headers.
+    pub fn inspect(&self) -> Result<Inspection, Failure> {
+        Ok(ingle::inspect(&self.model, &self.options())?)
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
             context_length: self.context_length,
             dtype: self.dtype,
             kv_dtype: self.kv_dtype,
@@ -97,8 +102,13 @@ impl ModelArgs {
                 python: self.python.clone(),
                 deadline: self.python_deadline.map(|seconds| Duration::from_secs(seconds as u64)),
             },
-        };
-        let model = ingle::load_with_progress(&self.model, &options, &mut |p| {
+        }
+    }
+
+    /// Loads the model, by way of the first adapter if there is one, with a progress bar if that takes over a second.
+    pub fn load(&self) -> Result<Box<dyn TextModel>, Failure> {
+        let progress = Progress::bytes("loading");
+        let model = ingle::load_with_progress(&self.model, &self.options(), &mut |p| {
             progress.set(p.loaded_bytes as u64, p.total_bytes as u64);
         });
         progress.done();

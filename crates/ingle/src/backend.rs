@@ -11,7 +11,7 @@ use ingle_nn::ModelFiles;
 
 use crate::engine_model::EngineModel;
 use crate::mlx_lm::MlxLm;
-use crate::{Error, LoadOptions, LoadProgress, Result, TextModel};
+use crate::{Error, Inspection, LoadOptions, LoadProgress, Result, Summary, TextModel, WeightForm};
 
 /// Loads models and runs them in its own way.
 pub trait Backend: Send + Sync {
@@ -34,6 +34,18 @@ pub trait Backend: Send + Sync {
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn TextModel>>;
+
+    /// What a model is, without loading it where the backend can tell from its headers.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    fn inspect(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Inspection> {
+        let model = self.load(files, options, &mut |_| {})?;
+        let info = model.info();
+        let Summary { parameters, weight_bytes: bytes, dtype, quantisation, .. } = info.summary.clone();
+        let name = quantisation.unwrap_or_else(|| dtype.name().to_owned());
+        Ok(Inspection { info, weights: vec![WeightForm { name, parameters, bytes }], memory: Some(model.memory()) })
+    }
 }
 
 /// Backends by rank: the best first.
@@ -121,9 +133,18 @@ impl Backend for Cpu {
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn TextModel>> {
-        let device = Arc::new(CpuDevice::new(CpuOptions { threads: options.threads, ..CpuOptions::default() })?);
-        Ok(Box::new(EngineModel::load(self.name(), files, device, options, progress)?))
+        Ok(Box::new(EngineModel::load(self.name(), files, Arc::new(cpu(options)?), options, progress)?))
     }
+
+    fn inspect(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Inspection> {
+        // It has to be there to run the model, though not for this.
+        cpu(options)?;
+        EngineModel::inspect(self.name(), files, options)
+    }
+}
+
+fn cpu(options: &LoadOptions) -> Result<CpuDevice> {
+    Ok(CpuDevice::new(CpuOptions { threads: options.threads, ..CpuOptions::default() })?)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ingle_models::Summary;
 use ingle_nn::ModelFiles;
 
-use crate::{Error, Result, hub};
+use crate::{Error, Result, hub, paper};
 
 /// The name of the built-in model.
 pub const DEMO: &str = "demo";
@@ -28,13 +28,13 @@ const DEMO_FILES: ModelFiles = ModelFiles::Embedded {
 pub struct Found {
     /// What to give to [`crate::load`].
     pub name: String,
-    /// What it is, read from its configuration and headers alone; or why it cannot be used.
+    /// What it is, read from its configuration and headers alone; or what there keeps it from being loaded.
     pub summary: Result<Summary>,
 }
 
 /// The built-in model.
 pub fn demo() -> Found {
-    Found { name: DEMO.into(), summary: ingle_models::read_summary(&DEMO_FILES).map_err(Error::from) }
+    Found { name: DEMO.into(), summary: paper::summary(&DEMO_FILES) }
 }
 
 /// The models in the folder `dir` and the folders below it: folders with a `config.json` and with weights, and
@@ -57,8 +57,8 @@ pub fn discover(dir: impl AsRef<Path>) -> Result<Vec<Found>> {
 pub fn pulled() -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for (repo, folder) in hub::all_cached(&hub::PullOptions::default())? {
-        let summary = ModelFiles::open(folder).and_then(|files| ingle_models::read_summary(&files));
-        found.push(Found { name: repo, summary: summary.map_err(Error::from) });
+        let summary = ModelFiles::open(folder).map_err(Error::from).and_then(|files| paper::summary(&files));
+        found.push(Found { name: repo, summary });
     }
     Ok(found)
 }
@@ -78,15 +78,14 @@ fn walk(dir: &Path, depth: usize, found: &mut Vec<Found>) -> Result<()> {
             _ if path.is_dir() => folders.push(path),
             Some("gguf") if ModelFiles::is_gguf(&path) => {
                 let files = ModelFiles::Gguf(path);
-                let summary = ingle_models::read_summary(&files);
-                found.push(Found { name: files.name(), summary: summary.map_err(Error::from) });
+                found.push(Found { name: files.name(), summary: paper::summary(&files) });
             }
             extension => has_weights |= extension == Some("safetensors"),
         }
     }
     if has_weights && dir.join("config.json").is_file() {
-        let summary = ModelFiles::directory(dir).and_then(|files| ingle_models::read_summary(&files));
-        found.push(Found { name: dir.display().to_string(), summary: summary.map_err(Error::from) });
+        let files = ModelFiles::Directory(dir.into());
+        found.push(Found { name: files.name(), summary: paper::summary(&files) });
     }
     if depth > 0 {
         for folder in folders {

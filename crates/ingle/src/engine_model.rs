@@ -12,15 +12,15 @@ use std::time::Instant;
 use futures_core::Stream;
 use ingle_engine::text::{ChatTemplate, GenerationPrompt, Message, Special, Tokenizer};
 use ingle_engine::{Engine, EngineOptions, Event, EventStream, Generate, Request, Sampling, Task, Worker};
-use ingle_models::{Model, Summary};
+use ingle_models::Model;
 use ingle_nn::{Adapter, AdapterId, ModelFiles};
-use ingle_tensor::{DType, DeviceHandle, Memory};
+use ingle_tensor::{DeviceHandle, Memory};
 
 use crate::stream::{Finish, TokenSource, Update, stopped};
 use crate::window::Window;
 use crate::{
     AdapterSource, Classifications, ClassifyOptions, Completion, Completions, EndTokens, Error, GenerateOptions,
-    LoadOptions, LoadProgress, Metrics, ModelInfo, Prompt, Result, TextModel, TokenStream, defaults,
+    Inspection, LoadOptions, LoadProgress, Metrics, ModelInfo, Prompt, Result, TextModel, TokenStream, defaults, paper,
 };
 
 /// Answers started ahead of the one waited for: enough that the engine's batch is always full.
@@ -40,13 +40,8 @@ pub struct Loaded {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     sampling: Sampling,
-    summary: Summary,
-    kv_dtype: DType,
-    kv_token_bytes: usize,
-    name: String,
-    backend: &'static str,
-    /// The names of the adapters, in the order of their numbers.
-    adapters: Vec<String>,
+    /// The names of the adapters in it are in the order of their numbers.
+    info: ModelInfo,
 }
 
 impl Deref for EngineModel {
@@ -67,33 +62,22 @@ impl EngineModel {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self> {
         device.set_memory_limit(options.memory_limit);
-        let load = ingle_models::LoadOptions { dtype: options.dtype };
-        let mut model = ingle_models::load(files, &device, &load, progress)?;
-        let adapters = attach(&mut *model, options)?;
-        let summary = model.summary().clone();
-        let tokenizer = Tokenizer::from_files(files)?;
-        let template = ChatTemplate::from_files(files, &tokenizer)?;
-        let engine_options = EngineOptions {
-            context_length: options.context_length,
-            kv_dtype: options.kv_dtype,
-            ..EngineOptions::default()
-        };
-        let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;
-        let (kv_dtype, kv_token_bytes) = (engine.cache().dtype(), engine.cache().token_bytes());
-        let loaded = Loaded {
-            worker: Worker::new(engine)?,
-            device,
-            tokenizer,
-            template,
-            sampling: defaults::sampling(files)?,
-            summary,
-            kv_dtype,
-            kv_token_bytes,
-            name: files.name(),
-            backend,
-            adapters,
-        };
+        let model = read(files, &device, options, progress)?;
+        let Parts { engine, tokenizer, template, sampling, info } = assemble(backend, files, model, options, None)?;
+        let loaded = Loaded { worker: Worker::new(engine)?, device, tokenizer, template, sampling, info };
         Ok(EngineModel { loaded: Arc::new(loaded), adapter: None })
+    }
+
+    /// What a model would be that is loaded so, from its files' headers.
+    pub fn inspect(backend: &'static str, files: &ModelFiles, options: &LoadOptions) -> Result<Inspection> {
+        /// Of a step that never comes.
+        const STEP_TOKENS: usize = 1;
+        let mut model = read(files, &paper::device(), options, &mut |_| {})?;
+        let weights = paper::forms(&mut *model);
+        let Parts { mut info, .. } = assemble(backend, files, model, options, Some(STEP_TOKENS))?;
+        info.summary.parameters = weights.iter().map(|form| form.parameters).sum();
+        info.summary.weight_bytes = weights.iter().map(|form| form.bytes).sum();
+        Ok(Inspection { info, weights, memory: None })
     }
 
     fn tokens(&self, prompt: Prompt) -> Result<Vec<u32>> {
@@ -161,6 +145,59 @@ impl EngineModel {
     }
 }
 
+/// What a loaded model is made of, but for the thread that computes.
+struct Parts {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    sampling: Sampling,
+    info: ModelInfo,
+}
+
+/// Reads a model's weights onto `device`.
+fn read(
+    files: &ModelFiles,
+    device: &DeviceHandle,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Box<dyn Model>> {
+    let load = ingle_models::LoadOptions { dtype: options.dtype };
+    ingle_models::load(files, device, &load, progress).map_err(|error| paper::explained(files, error.into()))
+}
+
+/// Adds what a model of `files` needs besides its weights.
+fn assemble(
+    backend: &'static str,
+    files: &ModelFiles,
+    mut model: Box<dyn Model>,
+    options: &LoadOptions,
+    step_tokens: Option<usize>,
+) -> Result<Parts> {
+    let adapters = attach(&mut *model, options)?;
+    let summary = model.summary().clone();
+    let tokenizer = Tokenizer::from_files(files)?;
+    let template = ChatTemplate::from_files(files, &tokenizer)?;
+    let engine_options = EngineOptions {
+        context_length: options.context_length,
+        kv_dtype: options.kv_dtype,
+        step_tokens,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;
+    let info = ModelInfo {
+        name: files.name(),
+        backend: backend.into(),
+        summary,
+        context_length: engine.context_length(),
+        kv_dtype: engine.cache().dtype(),
+        kv_token_bytes: engine.cache().token_bytes(),
+        adapters,
+        adapter: None,
+        chat_template: template.origin().into(),
+    };
+    Ok(Parts { engine, tokenizer, template, sampling: defaults::sampling(files)?, info })
+}
+
 /// Loads adapters, numbered in their order. Gives their names.
 fn attach(model: &mut dyn Model, options: &LoadOptions) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
@@ -196,25 +233,16 @@ fn rows(stream: EventStream) -> Result<Vec<Vec<f32>>> {
 
 impl TextModel for EngineModel {
     fn info(&self) -> ModelInfo {
-        ModelInfo {
-            name: self.name.clone(),
-            backend: self.backend.into(),
-            summary: self.summary.clone(),
-            context_length: self.worker.limits().context_length,
-            kv_dtype: self.kv_dtype,
-            kv_token_bytes: self.kv_token_bytes,
-            adapters: self.adapters.clone(),
-            adapter: self.adapter.and_then(|AdapterId(id)| self.adapters.get(id as usize)).cloned(),
-            chat_template: self.template.origin().into(),
-        }
+        let adapter = self.adapter.and_then(|AdapterId(id)| self.info.adapters.get(id as usize)).cloned();
+        ModelInfo { adapter, ..self.info.clone() }
     }
 
     fn adapted(&self, adapter: Option<&str>) -> Result<Box<dyn TextModel>> {
         let number = |name: &str| {
-            let index = self.adapters.iter().position(|known| known == name);
+            let index = self.info.adapters.iter().position(|known| known == name);
             index.map(|index| AdapterId(index as u32)).ok_or_else(|| Error::Option {
                 option: "adapter",
-                expected: match self.adapters.as_slice() {
+                expected: match self.info.adapters.as_slice() {
                     [] => "none, as the model was loaded without adapters".into(),
                     known => format!("one of {}", known.join(", ")),
                 },

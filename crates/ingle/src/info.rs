@@ -27,6 +27,28 @@ pub struct ModelInfo {
     pub chat_template: String,
 }
 
+/// What a model is, from its files' headers: see [`inspect`](crate::inspect).
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// What a loaded one would say of itself.
+    pub info: ModelInfo,
+    /// The forms in which its weights are kept, the one that takes the most bytes first.
+    pub weights: Vec<WeightForm>,
+    /// Memory that it took, if it had to be loaded: a backend that is another program tells nothing before.
+    pub memory: Option<Memory>,
+}
+
+/// The weights of a model that are kept in one form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightForm {
+    /// `bf16`, `Q4_0`, `4 bits in groups of 64`…
+    pub name: String,
+    /// How many there are.
+    pub parameters: usize,
+    /// Bytes that they take, scales and offsets included.
+    pub bytes: usize,
+}
+
 /// What a model has done since it was loaded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Metrics {

@@ -44,6 +44,7 @@ mod info;
 mod mlx_lm;
 mod model;
 mod options;
+mod paper;
 mod quantize;
 mod stream;
 pub mod train;
@@ -56,7 +57,7 @@ pub use confusion::Confusion;
 pub use discover::{DEMO, Found, demo, discover, pulled};
 pub use error::{Error, Result};
 pub use fuse::{Fused, fuse};
-pub use info::{Metrics, ModelInfo};
+pub use info::{Inspection, Metrics, ModelInfo, WeightForm};
 pub use ingle_engine::text::{Message, Special, Tokenizer};
 pub use ingle_engine::{FinishReason, Logprobs, MAX_SEQUENCES, Sampling, Token, Usage};
 pub use ingle_models::{GgufType, Summary};
@@ -86,6 +87,28 @@ pub fn load_with_progress(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn TextModel>> {
+    let (files, backend) = chosen(model, options)?;
+    backend.load(&files, options, progress)
+}
+
+/// What a model is, as [`load`]ed with these options, from its files' headers: whatever of it can be checked without
+/// reading weights is checked. A backend that is another program loads it all the same.
+///
+/// ```
+/// let found = ingle::inspect("demo", &ingle::LoadOptions::default())?;
+/// assert_eq!(found.weights[0].name, "bf16");
+/// # Ok::<(), ingle::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`load`], but for what only loading shows: a memory limit that is too low.
+pub fn inspect(model: &str, options: &LoadOptions) -> Result<Inspection> {
+    let (files, backend) = chosen(model, options)?;
+    backend.inspect(&files, options)
+}
+
+/// The files of a model, and the backend that is to load it.
+fn chosen(model: &str, options: &LoadOptions) -> Result<(ModelFiles, &'static dyn Backend)> {
     for (option, value) in [("context_length", options.context_length), ("threads", options.threads)] {
         if value == Some(0) {
             return Err(Error::Option { option, expected: "at least 1".into(), found: "0".into() });
@@ -94,7 +117,7 @@ pub fn load_with_progress(
     let files = discover::resolve(model)?;
     // One that is asked for by name says itself what it lacks, with these options.
     let backend = options.device.as_deref().map_or_else(|| choose_backend(None), backend::backend_named)?;
-    backend.load(&files, options, progress)
+    Ok((files, backend))
 }
 
 /// The tokeniser of a model, without its weights. See [`load`] for what `model` may be.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use ingle::{
-    CancelToken, ClassifyOptions, DType, EndTokens, Error, FinishReason, GenerateOptions, LoadOptions, Message,
-    Outcome, Prompt, Sampling, Special, TextModel, TokenStream,
+    AdapterSource, CancelToken, ClassifyOptions, DType, EndTokens, Error, FinishReason, GenerateOptions, LoadOptions,
+    Message, Outcome, Prompt, Sampling, Special, TextModel, TokenStream,
 };
 use serde_json::Value;
 
@@ -274,6 +274,43 @@ fn integers_as_keys_and_values_take_half_and_say_the_same_good() {
     let refused = LoadOptions { kv_dtype: Some(DType::I32), ..LoadOptions::default() };
     let error = ingle::load("demo", &refused).err().map(|error| error.to_string()).unwrap_or_default();
     assert!(error.contains("kv_dtype: expected f32, f16, bf16 or i8, found i32"), "{error}");
+}
+
+#[test]
+fn an_inspected_model_is_the_loaded_one_good() {
+    let adapter = AdapterSource { name: "odd".into(), path: fixtures().join("../adapters/peft-byte-level") };
+    let narrow = LoadOptions { kv_dtype: Some(DType::I8), context_length: Some(64), ..LoadOptions::default() };
+    let adapted = LoadOptions { adapters: vec![adapter], ..LoadOptions::default() };
+    let end_to_end = |kind: &str| fixtures().join(kind).display().to_string();
+    for (model, options) in [
+        ("demo".to_owned(), LoadOptions::default()),
+        ("demo".to_owned(), narrow),
+        (end_to_end("byte-level"), adapted),
+        (end_to_end("sentencepiece-gemma"), LoadOptions::default()),
+        (end_to_end("sentencepiece-llama"), LoadOptions::default()),
+    ] {
+        let (found, loaded) =
+            (ingle::inspect(&model, &options).unwrap(), ingle::load(&model, &options).unwrap().info());
+        assert_eq!(format!("{:?}", found.info), format!("{loaded:?}"));
+        assert_eq!(found.weights.iter().map(|form| form.bytes).sum::<usize>(), loaded.summary.weight_bytes);
+        assert!(found.memory.is_none());
+    }
+}
+
+#[test]
+fn what_cannot_be_loaded_cannot_be_inspected_bad() {
+    let refused = |model: &str, options: &LoadOptions| {
+        let inspected = ingle::inspect(model, options).err().map(|error| error.to_string());
+        assert_eq!(inspected, ingle::load(model, options).err().map(|error| error.to_string()));
+        inspected.unwrap()
+    };
+    assert!(refused("/no/such/model", &LoadOptions::default()).contains("/no/such/model"));
+    let nothing = LoadOptions { context_length: Some(0), ..LoadOptions::default() };
+    assert!(refused("demo", &nothing).contains("context_length"));
+    let wrong = LoadOptions { kv_dtype: Some(DType::I32), ..LoadOptions::default() };
+    assert!(refused("demo", &wrong).contains("kv_dtype"));
+    let vocabulary = fixtures().join("../gguf-vocab/llama.gguf").display().to_string();
+    assert!(refused(&vocabulary, &LoadOptions::default()).contains("found a vocabulary of"));
 }
 
 #[test]

@@ -75,6 +75,15 @@ fn a_file_that_is_no_model_bad() {
 }
 
 #[test]
+fn a_vocabulary_alone_is_no_model_bad() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/gguf-vocab/llama.gguf");
+    for command in [&["info"][..], &["generate", "--prompt", "x"]] {
+        let line = fails(&mut ingle(&[command, &["--model", file]].concat()), 1);
+        says(&line, &["llama.gguf: expected a model, found a vocabulary of", "tokens and no weights; download"]);
+    }
+}
+
+#[test]
 fn absurd_counts_of_a_gguf_file_bad() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.gguf");

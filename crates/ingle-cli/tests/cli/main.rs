@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod commands;
 mod common;
+mod info;
 #[cfg(unix)]
 mod interrupt;
 mod mlx_lm;

@@ -9,7 +9,7 @@ use ingle_tensor::Device;
 
 use super::Backend;
 use crate::engine_model::EngineModel;
-use crate::{Error, LoadOptions, LoadProgress, Result, TextModel};
+use crate::{Error, Inspection, LoadOptions, LoadProgress, Result, TextModel};
 
 /// MLX, on what it computes on here.
 struct Mlx;
@@ -36,11 +36,20 @@ impl Backend for Mlx {
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Box<dyn TextModel>> {
-        if let Some(threads) = options.threads {
-            let expected = "none on this backend, whose threads are MLX's own".into();
-            return Err(Error::Option { option: "threads", expected, found: threads.to_string() });
-        }
-        let device = Arc::new(MlxDevice::new()?);
-        Ok(Box::new(EngineModel::load(self.name(), files, device, options, progress)?))
+        Ok(Box::new(EngineModel::load(self.name(), files, Arc::new(device(options)?), options, progress)?))
     }
+
+    fn inspect(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Inspection> {
+        // It has to be there to run the model, though not for this.
+        device(options)?;
+        EngineModel::inspect(self.name(), files, options)
+    }
+}
+
+fn device(options: &LoadOptions) -> Result<MlxDevice> {
+    if let Some(threads) = options.threads {
+        let expected = "none on this backend, whose threads are MLX's own".into();
+        return Err(Error::Option { option: "threads", expected, found: threads.to_string() });
+    }
+    Ok(MlxDevice::new()?)
 }

@@ -77,7 +77,7 @@ pub fn register_backend(backend: &'static dyn Backend) {
 ///
 /// # Errors
 /// [`Error::UnknownBackend`] for a name that is not registered; [`Error::BackendUnavailable`] for one that
-/// cannot run here.
+/// cannot run here; what is wrong with `INGLE_CPU`, where the choice would come to the processor.
 pub fn choose_backend(name: Option<&str>) -> Result<&'static dyn Backend> {
     let Some(name) = name else { return first_that_runs(backends()) };
     let backend = backend_named(name)?;
@@ -93,6 +93,11 @@ fn first_that_runs(backends: Vec<&'static dyn Backend>) -> Result<&'static dyn B
     for backend in backends {
         match backend.probe() {
             Ok(_) => return Ok(backend),
+            // Every machine has a processor: it was asked for something that it lacks, and to run elsewhere instead, or to
+            // say what is wrong with the others, would hide that.
+            Err(_) if backend.name() == Cpu.name() && is_set(INSTRUCTIONS) => {
+                return cpu(&LoadOptions::default()).map(|_| backend);
+            }
             Err(reason) => reasons.push(format!("{}: {reason}", backend.name())),
         }
     }
@@ -110,6 +115,13 @@ pub(crate) fn backend_named(name: &str) -> Result<&'static dyn Backend> {
         }
         Error::UnknownBackend { name: name.into(), known }
     })
+}
+
+/// What names the processor's instruction set, for `ingle-cpu`.
+const INSTRUCTIONS: &str = "INGLE_CPU";
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 /// The processor: the default, with nothing to install.

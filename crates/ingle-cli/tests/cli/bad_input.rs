@@ -98,6 +98,13 @@ fn absurd_counts_of_a_gguf_file_bad() {
 }
 
 #[test]
+fn an_instruction_set_that_is_none_bad() {
+    let line = fails(ingle(&["generate", "--prompt", "x"]).env("INGLE_CPU", "foo"), 1);
+    says(&line, &["INGLE_CPU=foo names no instruction set; choose among", "scalar"]);
+    assert!(!line.contains("mlx_lm") && !line.contains("backend"), "{line}");
+}
+
+#[test]
 fn missing_config_bad() {
     says(&refusal(|path| fs::remove_file(path.join("config.json")).unwrap()), &["config.json", "not found"]);
 }

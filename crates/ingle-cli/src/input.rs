@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::Failure;
+use crate::interrupt::Interrupted;
 
 /// All of standard input, exactly as given.
 ///
@@ -151,12 +152,12 @@ impl Sink {
 
     /// The error for work that was interrupted after `done` of `total` results: says where those are.
     pub fn interrupted(&self, done: usize, total: usize) -> Failure {
-        match self {
+        Interrupted::told(match self {
             Sink::File { part, .. } if done > 0 => {
-                format!("interrupted after {done} of {total}; what was done is in {}", part.display()).into()
+                format!("interrupted after {done} of {total}; what was done is in {}", part.display())
             }
-            _ => format!("interrupted after {done} of {total}").into(),
-        }
+            _ => format!("interrupted after {done} of {total}"),
+        })
     }
 
     /// Puts the file in place.

@@ -27,9 +27,15 @@ fn main() -> ExitCode {
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error.to_string());
-            ExitCode::FAILURE
-        }
+        Err(error) => match interrupt::reason(error.as_ref()) {
+            Some(told) => {
+                told.iter().for_each(|message| output::error(message));
+                ExitCode::from(interrupt::EXIT_CODE)
+            }
+            None => {
+                output::error(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
     }
 }

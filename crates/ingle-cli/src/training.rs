@@ -11,6 +11,7 @@ use ingle::train::{Ending, Event, Observer, Outcome, Step, TrainError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::interrupt::Interrupted;
 use crate::{Failure, interrupt, output};
 
 mod args;
@@ -56,7 +57,7 @@ impl Display {
     /// Says what it has come to.
     ///
     /// # Errors
-    /// If nobody can be told.
+    /// If nobody can be told; [`Interrupted`] if Ctrl-C stopped it.
     fn finish(&self, outcome: &Outcome, out: &Path) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         let ending = match outcome.ending {
@@ -67,7 +68,8 @@ impl Display {
         if self.shown == Shown::Json {
             let best = outcome.best.map(|(step, loss)| json!({ "step": step, "loss": loss }));
             let line = json!({ "event": "ended", "ending": ending, "steps": outcome.steps, "best": best, "out": out });
-            return output::json(&line);
+            output::json(&line)?;
+            return stopped(outcome.ending);
         }
         let (steps, out) = (outcome.steps, out.display());
         let best = outcome.best.map(|(step, loss)| format!("; lowest validation loss {loss:.4}, after step {step}"));
@@ -77,7 +79,7 @@ impl Display {
             Ending::Stalled => format!("{steps} steps, the last without gain{best}; what was learnt is in {out}"),
             Ending::Stopped => format!("stopped after step {steps}; the same command with --resume goes on"),
         });
-        Ok(())
+        stopped(outcome.ending)
     }
 
     fn json(&self, kind: &str, value: &impl Serialize) {
@@ -128,6 +130,14 @@ impl Observer for Display {
             _ => {}
         }
         Ok(if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+}
+
+/// Ctrl-C alone stops a training.
+fn stopped(ending: Ending) -> Result<(), Failure> {
+    match ending {
+        Ending::Stopped => Err(Interrupted::silent()),
+        Ending::Done | Ending::Stalled => Ok(()),
     }
 }
 

@@ -86,8 +86,24 @@ impl Args {
         let model = self.model.load()?;
         let load = begin.elapsed();
         let runner = Runner::new(model.as_ref(), interrupt::token()?);
+        let mut report = Report::new(&model.info(), self.model.threads, load);
+        let measured = self.measure(tests, &runner, begin, &mut report);
+        // What was measured before Ctrl-C is shown all the same.
+        if measured.as_ref().err().is_none_or(|failure| interrupt::reason(failure.as_ref()).is_some()) {
+            if self.json { report.print_json() } else { report.print_foot() }?;
+        }
+        measured
+    }
+
+    fn measure(
+        &self,
+        tests: Vec<Test>,
+        runner: &Runner<'_>,
+        begin: Instant,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
         runner.first_token()?;
-        let mut report = Report::new(&model.info(), self.model.threads, load, begin.elapsed());
+        report.start_to_first_token = Some(begin.elapsed());
         if !self.json {
             report.print_head()?;
         }
@@ -98,7 +114,7 @@ impl Args {
             }
             report.rows.push(row);
         }
-        if self.json { report.print_json() } else { report.print_foot() }
+        Ok(())
     }
 
     fn tests(&self) -> Vec<Test> {

@@ -4,12 +4,13 @@
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
-use ingle::{GenerateOptions, Message, TextModel};
+use ingle::{FinishReason, GenerateOptions, Message, TextModel};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::generate::speeds;
 use crate::args::{ModelArgs, SamplingArgs};
+use crate::interrupt::Interrupted;
 use crate::{Failure, interrupt, output};
 
 /// Converse with a model
@@ -17,7 +18,7 @@ use crate::{Failure, interrupt, output};
 /// The conversation is kept, and what earlier turns computed is reused. Ctrl-C
 /// stops the answer and not the program; Ctrl-D or /exit leaves. Lines that begin
 /// with / are commands: /help lists them. When standard input is not a terminal,
-/// each of its lines is one message.
+/// each of its lines is one message, and Ctrl-C ends the program with exit code 130.
 ///
 /// Examples:
 ///   ingle chat --model Qwen/Qwen3-0.6B --system "Answer in one sentence."
@@ -60,8 +61,8 @@ impl Args {
         }
         let model = self.model.load()?;
         let options = self.sampling.options(model.as_ref());
-        let partner = Partner { model, options, stats: self.stats };
         let mut lines = Lines::new()?;
+        let partner = Partner { model, options, stats: self.stats, present: lines.interactive() };
         if lines.interactive() {
             let info = partner.model.info();
             output::note(&format!("{} on {}; /help lists the commands", info.name, info.backend));
@@ -94,6 +95,8 @@ struct Partner {
     options: GenerateOptions,
     /// Whether each answer is followed by how fast it came.
     stats: bool,
+    /// Whether a person is there to go on after Ctrl-C.
+    present: bool,
 }
 
 /// What has been said so far.
@@ -141,10 +144,13 @@ impl Conversation {
         if !answer.ends_with('\n') {
             output::text("\n")?;
         }
-        if let (true, Some(finish)) = (partner.stats, stream.finish()) {
+        let finish = stream.finish();
+        if let (true, Some(finish)) = (partner.stats, finish) {
             output::note(&speeds(&finish.usage));
         }
-        Ok(answer)
+        // Nobody is there to go on: the messages that follow were not written to this answer.
+        let cancelled = finish.is_some_and(|finish| finish.reason == FinishReason::Cancelled);
+        if cancelled && !partner.present { Err(Interrupted::silent()) } else { Ok(answer) }
     }
 
     fn command(&mut self, command: &str, rest: &str) -> Result<String, Failure> {

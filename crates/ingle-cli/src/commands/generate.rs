@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! `ingle generate`: continue a prompt.
 
-use ingle::{FinishReason, Usage};
+use ingle::{Finish, FinishReason, Usage};
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, SamplingArgs};
+use crate::interrupt::Interrupted;
 use crate::{Failure, input, interrupt, output};
 
 /// Continue a prompt, token by token
 ///
 /// The prompt is continued as it stands, without a chat template; to converse,
-/// see `ingle chat`. Ctrl-C ends the answer.
+/// see `ingle chat`. Ctrl-C ends the answer, which stays; the exit code is then 130.
 ///
 /// Examples:
 ///   ingle generate --prompt "ROMEO:" --max-tokens 200
@@ -50,7 +51,8 @@ impl Args {
 
         if self.json {
             let completion = stream.collect_all()?;
-            return output::json(&completion_json(&completion, options.sampling.map(|s| s.seed)));
+            output::json(&completion_json(&completion, options.sampling.map(|s| s.seed)))?;
+            return ended(Some(&completion.finish));
         }
         let mut ends_line = true;
         for token in &mut stream {
@@ -63,10 +65,19 @@ impl Args {
         if !ends_line {
             output::text("\n")?;
         }
-        if let (true, Some(finish)) = (self.stats, stream.finish()) {
+        let finish = stream.finish();
+        if let (true, Some(finish)) = (self.stats, finish) {
             output::note(&speeds(&finish.usage));
         }
-        Ok(())
+        ended(finish.as_ref())
+    }
+}
+
+/// What an answer that was shown comes to: Ctrl-C alone cancels one.
+fn ended(finish: Option<&Finish>) -> Result<(), Failure> {
+    match finish {
+        Some(Finish { reason: FinishReason::Cancelled, .. }) => Err(Interrupted::silent()),
+        _ => Ok(()),
     }
 }
 

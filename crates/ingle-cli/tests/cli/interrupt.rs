@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Ctrl-C: the work ends cleanly, and nothing that was there is lost.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,9 +25,58 @@ fn an_interrupted_answer_ends_cleanly_ugly() {
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(output.status.code(), Some(130));
     assert!(output.stdout.ends_with(b"\n"));
     assert!(String::from_utf8_lossy(&output.stderr).contains("tokens/s"), "the figures come all the same");
+}
+
+/// Waits until the command listens for Ctrl-C, which ends it at once before.
+#[cfg(target_os = "linux")]
+fn await_listening(child: &Child) {
+    const SIGINT: u64 = 1 << 1;
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
+        u64::from_str_radix(mask.unwrap_or("0"), 16).unwrap()
+    };
+    while caught() & SIGINT == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn interrupted_json_is_whole_all_the_same_ugly() {
+    let endless = ["--prompt", "ROMEO:", "--ignore-eos", "-n", "100000000"];
+    let generate = [&["generate", "--json"], &endless[..]].concat();
+    let bench = ["bench", "--json", "-p", "16", "-g", "100000000", "-r", "1"];
+    for (args, field) in [(&generate[..], "text"), (&bench, "tests")] {
+        let child = start(args);
+        await_listening(&child);
+        std::thread::sleep(Duration::from_millis(200));
+        interrupt(&child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{args:?}");
+        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(!result[field].is_null(), "{result}");
+        if field == "text" {
+            assert_eq!(result["finish_reason"], "cancelled");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_script_of_a_chat_ends_ugly() {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ingle"));
+    command.args(["chat", "--model", "demo", "--ignore-eos", "-n", "100000000"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"Speak of love.\nAnd of war?\n").unwrap();
+    let mut first = [0; 16];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(output.stdout.ends_with(b"\n") && output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]
@@ -43,7 +92,7 @@ fn an_interrupted_batch_keeps_what_it_did_and_the_old_file_ugly() {
     }
     interrupt(&child);
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(130));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("of 100000; what was done is in") && error.contains("answers.jsonl.part"), "{error}");
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "the old answers");
@@ -59,7 +108,7 @@ fn an_interrupted_benchmark_ends_at_once_ugly() {
         child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
         interrupt(&child);
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(130));
         assert_eq!(String::from_utf8_lossy(&output.stderr), "error: interrupted\n");
     }
 }

@@ -15,7 +15,8 @@ pub struct Report {
     model: ModelInfo,
     threads: Option<usize>,
     load: Duration,
-    start_to_first_token: Duration,
+    /// Nothing before it has come.
+    pub start_to_first_token: Option<Duration>,
     pub rows: Vec<Row>,
 }
 
@@ -64,8 +65,8 @@ impl Row {
 }
 
 impl Report {
-    pub fn new(model: &ModelInfo, threads: Option<usize>, load: Duration, start_to_first_token: Duration) -> Self {
-        Report { model: model.clone(), threads, load, start_to_first_token, rows: Vec::new() }
+    pub fn new(model: &ModelInfo, threads: Option<usize>, load: Duration) -> Self {
+        Report { model: model.clone(), threads, load, start_to_first_token: None, rows: Vec::new() }
     }
 
     pub fn print_head(&self) -> Result<(), Failure> {
@@ -101,11 +102,10 @@ impl Report {
     pub fn print_foot(&self) -> Result<(), Failure> {
         let resident =
             resident::peak().map_or(String::new(), |peak| format!("; at most {} resident", output::bytes(peak)));
-        Ok(output::text(&format!(
-            "\nloaded in {:.2} s; first token of a {FIRST_PROMPT}-token prompt {:.2} s after the start{resident}\n",
-            self.load.as_secs_f64(),
-            self.start_to_first_token.as_secs_f64(),
-        ))?)
+        let first = self.start_to_first_token.map_or(String::new(), |first| {
+            format!("; first token of a {FIRST_PROMPT}-token prompt {:.2} s after the start", first.as_secs_f64())
+        });
+        Ok(output::text(&format!("\nloaded in {:.2} s{first}{resident}\n", self.load.as_secs_f64()))?)
     }
 
     pub fn print_json(&self) -> Result<(), Failure> {
@@ -120,7 +120,7 @@ impl Report {
             "parameters": summary.parameters,
             "weight_bytes": summary.weight_bytes,
             "load_s": self.load.as_secs_f64(),
-            "start_to_first_token_s": self.start_to_first_token.as_secs_f64(),
+            "start_to_first_token_s": self.start_to_first_token.map(|first| first.as_secs_f64()),
             "peak_rss_bytes": resident::peak(),
             "tests": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
         }))

@@ -8,6 +8,7 @@ use ingle::{CancelToken, ClassifyOptions, EndTokens, GenerateOptions, Prompt, Sa
 
 use super::sentences;
 use crate::Failure;
+use crate::interrupt::Interrupted;
 
 /// Tokens of the prompt whose first token is timed from the start of the program.
 pub const FIRST_PROMPT: usize = 10;
@@ -185,7 +186,7 @@ impl<'a> Runner<'a> {
     }
 
     fn go_on(&self) -> Result<(), Failure> {
-        if self.cancel.is_cancelled() { Err("interrupted".into()) } else { Ok(()) }
+        if self.cancel.is_cancelled() { Err(Interrupted::told("interrupted")) } else { Ok(()) }
     }
 }
 

@@ -169,7 +169,8 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
 
-    /// With --json: the log-probabilities of this many likeliest tokens beside each token
+    /// Show each token's log-probability and those of this many likeliest: in the JSON, or on standard error after the
+    /// answer
     #[arg(long, value_name = "N")]
     pub logprobs: Option<usize>,
 

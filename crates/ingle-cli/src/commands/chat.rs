@@ -8,7 +8,7 @@ use ingle::{FinishReason, GenerateOptions, Message, TextModel};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::generate::speeds;
+use super::generate::{note_logprobs, speeds};
 use crate::args::{ModelArgs, SamplingArgs};
 use crate::interrupt::Interrupted;
 use crate::{Failure, interrupt, output};
@@ -135,15 +135,17 @@ impl Conversation {
     fn answer(&self, partner: &Partner) -> Result<String, Failure> {
         let options = GenerateOptions { cancel: Some(interrupt::token()?), ..partner.options.clone() };
         let mut stream = partner.model.chat(&self.messages, &options)?;
-        let mut answer = String::new();
+        let (mut answer, mut tokens) = (String::new(), Vec::new());
         for token in &mut stream {
             let token = token?;
             output::text(&token.text)?;
             answer.push_str(&token.text);
+            tokens.push(token);
         }
         if !answer.ends_with('\n') {
             output::text("\n")?;
         }
+        note_logprobs(&tokens, partner.model.as_ref());
         let finish = stream.finish();
         if let (true, Some(finish)) = (partner.stats, finish) {
             output::note(&speeds(&finish.usage));

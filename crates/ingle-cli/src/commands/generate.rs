@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! `ingle generate`: continue a prompt.
 
-use ingle::{Finish, FinishReason, Usage};
+use ingle::{Finish, FinishReason, Logprobs, TextModel, Token, Usage};
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, SamplingArgs};
@@ -54,17 +54,19 @@ impl Args {
             output::json(&completion_json(&completion, options.sampling.map(|s| s.seed)))?;
             return ended(Some(&completion.finish));
         }
-        let mut ends_line = true;
+        let (mut ends_line, mut tokens) = (true, Vec::new());
         for token in &mut stream {
             let token = token?;
             if !token.text.is_empty() {
                 output::text(&token.text)?;
                 ends_line = token.text.ends_with('\n');
             }
+            tokens.push(token);
         }
         if !ends_line {
             output::text("\n")?;
         }
+        note_logprobs(&tokens, model.as_ref());
         let finish = stream.finish();
         if let (true, Some(finish)) = (self.stats, finish) {
             output::note(&speeds(&finish.usage));
@@ -78,6 +80,17 @@ fn ended(finish: Option<&Finish>) -> Result<(), Failure> {
     match finish {
         Some(Finish { reason: FinishReason::Cancelled, .. }) => Err(Interrupted::silent()),
         _ => Ok(()),
+    }
+}
+
+/// Shows the log-probabilities of tokens that have them, a line for each token.
+pub fn note_logprobs(tokens: &[Token], model: &dyn TextModel) {
+    let piece = |id: u32| format!("{:?}", model.piece(id).unwrap_or_else(|| id.to_string()));
+    for token in tokens {
+        let Some(Logprobs { chosen, top }) = &token.logprobs else { continue };
+        let likeliest: Vec<String> = top.iter().map(|(id, logprob)| format!("{} {logprob:.4}", piece(*id))).collect();
+        let line = format!("{chosen:>9.4}  {:<16}  {}", piece(token.id), likeliest.join("  "));
+        output::note(line.trim_end());
     }
 }
 

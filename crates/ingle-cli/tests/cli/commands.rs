@@ -52,6 +52,25 @@ fn generate_logprobs_name_the_greedy_token_good() {
 }
 
 #[test]
+fn generate_logprobs_are_shown_to_people_good() {
+    let args = ["--prompt", "ROMEO:", "-n", "5", "-t", "0"];
+    let answer = stdout(&[&["generate"], &args[..]].concat());
+    let output = ingle(&[&["generate", "--logprobs", "2"], &args[..]].concat()).assert().success();
+    assert_eq!(String::from_utf8_lossy(&output.get_output().stdout), answer);
+    let notes = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    let json = json(&[&["generate", "--logprobs", "2", "--json"], &args[..]].concat());
+    let rows = json["logprobs"].as_array().unwrap();
+    assert_eq!(notes.lines().count(), rows.len());
+    for (line, row) in notes.lines().zip(rows) {
+        let chosen: f64 = line.split_whitespace().next().unwrap().parse().unwrap();
+        assert!((chosen - row["logprob"].as_f64().unwrap()).abs() < 1e-4, "{line}: {row}");
+        assert_eq!(line.matches(&format!("{:.4}", row["top"][1]["logprob"].as_f64().unwrap())).count(), 1, "{line}");
+    }
+    let output = ingle(&["chat", "--logprobs", "0", "-n", "3", "-t", "0"]).write_stdin("Hello\n").assert().success();
+    assert_eq!(String::from_utf8_lossy(&output.get_output().stderr).lines().count(), 3);
+}
+
+#[test]
 fn chat_keeps_history_and_takes_commands_good() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("talk.json");

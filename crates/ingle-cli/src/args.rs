@@ -125,35 +125,42 @@ impl ModelArgs {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Tokens at most
+    /// Tokens at most; up to the context length if not given
     #[arg(long, short = 'n', value_name = "N", value_parser = positive)]
     pub max_tokens: Option<usize>,
 
-    /// Divide the logits; 0 always takes the likeliest token
+    /// Divide the logits; 0 always takes the likeliest token; the model's own if not given
+    ///
+    /// What is not given of temperature, top-p, top-k, min-p and repetition penalty is as the model's
+    /// generation_config.json says. A model without one, or whose file does not say `do_sample`, and a .gguf file take
+    /// the likeliest token (temperature 0)
     #[arg(long, short, value_name = "T", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, f32::MAX))]
     pub temperature: Option<f32>,
 
-    /// Keep the likeliest tokens that together have this probability; 1 keeps all
+    /// Keep the likeliest tokens that together have this probability; 1 keeps all; the model's own, else 1, if not
+    /// given
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, f32::MIN_POSITIVE, 1.0))]
     pub top_p: Option<f32>,
 
-    /// Keep this many of the likeliest tokens; 0 keeps all
+    /// Keep this many of the likeliest tokens; 0 keeps all; the model's own if not given (50 if it samples and says no
+    /// number), else 0
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
 
-    /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all
+    /// Keep tokens at least this fraction as likely as the likeliest; 0 keeps all; the model's own, else 0, if not
+    /// given
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |s: &str| within(s, 0.0, 1.0))]
     pub min_p: Option<f32>,
 
-    /// Make tokens seen before less likely; 1 does nothing
+    /// Make tokens seen before less likely; 1 does nothing; the model's own, else 1, if not given
     #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = |s: &str| within(s, f32::MIN_POSITIVE, f32::MAX))]
     pub repetition_penalty: Option<f32>,
 
-    /// Subtract this from the logits of generated tokens
+    /// Subtract this from the logits of generated tokens; 0 if not given
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = |s: &str| within(s, f32::MIN, f32::MAX))]
     pub presence_penalty: Option<f32>,
 
-    /// Subtract this from the logits of generated tokens, once for each time
+    /// Subtract this from the logits of generated tokens, once for each time; 0 if not given
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = |s: &str| within(s, f32::MIN, f32::MAX))]
     pub frequency_penalty: Option<f32>,
 

@@ -251,4 +251,10 @@ fn help_teaches_good() {
         assert!(stdout(&[command, "--help"]).contains("Usage:"), "{command}");
     }
     assert!(stdout(&["--help"]).contains("ingle pull"));
+    let help = stdout(&["generate", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    for told in
+        ["generation_config.json says", "take the likeliest token (temperature 0)", "the model's own, else 1, if"]
+    {
+        assert!(help.contains(told), "{told}: {help}");
+    }
 }

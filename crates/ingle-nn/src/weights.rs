@@ -153,16 +153,30 @@ impl Loader<'_> {
 
     /// A tensor of which a device that reads host memory keeps the mapping, if the dtype is right.
     fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
-        let content = self.checkpoint.content(stored);
-        self.read(&content);
-        let tensor = self.cast(Tensor::from_bytes(&self.device, content, spec)?)?;
+        let tensor = match self.reads_headers_alone() {
+            true => self.upload(stored, spec)?,
+            false => {
+                let content = self.checkpoint.content(stored);
+                self.read(&content);
+                Tensor::from_bytes(&self.device, content, spec)?
+            }
+        };
+        let tensor = self.cast(tensor)?;
         self.count(tensor.shape().elements(), tensor.spec().bytes());
         Ok(tensor)
     }
 
     /// The stored bytes, as they are, on the device.
     fn upload(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
+        if self.reads_headers_alone() {
+            return Ok(Tensor::full(&self.device, spec.shape, spec.dtype, 0.0)?);
+        }
         Ok(Tensor::from_bytes(&self.device, self.checkpoint.content(stored), spec)?)
+    }
+
+    /// Whether the device computes no rows, and is given a model to have its headers checked: weights are not even looked at.
+    fn reads_headers_alone(&self) -> bool {
+        self.device.busy_rows() == 0
     }
 
     fn cast(&self, tensor: Tensor) -> Result<Tensor> {
@@ -175,12 +189,8 @@ impl Loader<'_> {
     }
 
     /// Brings every page of memory-mapped `content` in, and reports. Otherwise a device that keeps the mapping
-    /// would read the disk during the first forward pass, where nobody shows progress. One that computes no rows never
-    /// will: it is given a model to have its headers checked.
+    /// would read the disk during the first forward pass, where nobody shows progress.
     fn read(&self, content: &[u8]) {
-        if self.device.busy_rows() == 0 {
-            return self.report(content.len());
-        }
         const PAGE: usize = 4096;
         const REPORT: usize = 16 << 20;
         for part in content.chunks(REPORT) {

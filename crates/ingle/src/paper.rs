@@ -62,7 +62,7 @@ impl Device for Paper {
         weights
     }
 
-    /// It computes none: weights need not be read ahead of their use.
+    /// It computes none: `ingle_nn::Weights` gives it what weights are, and not their numbers.
     fn busy_rows(&self) -> usize {
         0
     }

@@ -63,6 +63,13 @@ pub fn token() -> Result<CancelToken, Failure> {
     Ok(token)
 }
 
+/// Nothing is under way: Ctrl-C ends the program.
+pub fn idle() {
+    if let Some(current) = CURRENT.get() {
+        current.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+    }
+}
+
 fn cancel_current() {
     let Some(current) = CURRENT.get() else { return };
     let token = current.lock().unwrap_or_else(PoisonError::into_inner).clone();

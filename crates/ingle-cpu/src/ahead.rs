@@ -121,7 +121,7 @@ impl Ahead {
 /// Asks for a cache line. Hints for the second cache alone did less: they do not wait for a fill buffer, and some are
 /// lost.
 #[inline(always)]
-fn prefetch(address: usize) {
+pub(crate) fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -153,14 +153,12 @@ impl Loader<'_> {
 
     /// A tensor of which a device that reads host memory keeps the mapping, if the dtype is right.
     fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
-        let tensor = match self.reads_headers_alone() {
-            true => self.upload(stored, spec)?,
-            false => {
-                let content = self.checkpoint.content(stored);
-                self.read(&content);
-                Tensor::from_bytes(&self.device, content, spec)?
-            }
-        };
+        // Held until the device has it: pages that nobody holds are given back.
+        let content = self.device.keeps_numbers().then(|| self.checkpoint.content(stored));
+        if let Some(content) = &content {
+            self.read(content);
+        }
+        let tensor = self.upload(stored, spec)?;
         let tensor = self.cast(tensor)?;
         self.count(tensor.shape().elements(), tensor.spec().bytes());
         Ok(tensor)
@@ -168,15 +166,10 @@ impl Loader<'_> {
 
     /// The stored bytes, as they are, on the device.
     fn upload(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
-        if self.reads_headers_alone() {
+        if !self.device.keeps_numbers() {
             return Ok(Tensor::full(&self.device, spec.shape, spec.dtype, 0.0)?);
         }
         Ok(Tensor::from_bytes(&self.device, self.checkpoint.content(stored), spec)?)
-    }
-
-    /// Whether the device computes no rows, and is given a model to have its headers checked: weights are not even looked at.
-    fn reads_headers_alone(&self) -> bool {
-        self.device.busy_rows() == 0
     }
 
     fn cast(&self, tensor: Tensor) -> Result<Tensor> {

@@ -79,6 +79,12 @@ pub trait Device: fmt::Debug + Send + Sync {
         512
     }
 
+    /// Whether tensors hold the numbers that they are given. A device that keeps only what tensors are is for checking what
+    /// would be computed: weights are not read for it.
+    fn keeps_numbers(&self) -> bool {
+        true
+    }
+
     /// Memory in use now.
     fn memory(&self) -> Memory;
 

@@ -2,8 +2,8 @@
 //! The vocabulary: every operation Ingle knows, as plain data.
 //!
 //! An operation is either *primitive* (every device must have it) or *fused*: [`Op::decompose`] writes a
-//! fused operation as a composition of primitives. The composition is the specification. A device may
-//! override a fused operation with a faster kernel, which is then tested against the composition.
+//! fused operation as a composition of simpler ones, in the end of primitives. The composition is the specification. A
+//! device may override a fused operation with a faster kernel, which is then tested against the composition.
 //!
 //! To add an operation: a variant here, its shape rule in `op/infer.rs`, its decomposition in
 //! `op/decompose.rs` if it is fused, its gradient's rule in `op/backward.rs` (a fused operation can do without),

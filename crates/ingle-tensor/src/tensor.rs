@@ -353,7 +353,7 @@ impl Tensor {
     }
 
     /// [`Op::GatedMlp`]; `weights` are gate, up and down. Where a gradient passes through, its parts are computed one by
-    /// one, since the way back asks for what lies between them.
+    /// one, since the way back asks for what lies between them, which is then in the dtype of this tensor.
     pub fn gated_mlp(&self, weights: [&Tensor; 3], activation: Activation) -> Result<Tensor> {
         let [gate, up, down] = weights;
         if [self, gate, up, down].into_iter().any(|x| x.node().is_some()) {

@@ -63,18 +63,16 @@ impl EngineModel {
     ) -> Result<Self> {
         device.set_memory_limit(options.memory_limit);
         let model = read(files, &device, options, progress)?;
-        let Parts { engine, tokenizer, template, sampling, info } = assemble(backend, files, model, options, None)?;
+        let Parts { engine, tokenizer, template, sampling, info } = assemble(backend, files, model, options)?;
         let loaded = Loaded { worker: Worker::new(engine)?, device, tokenizer, template, sampling, info };
         Ok(EngineModel { loaded: Arc::new(loaded), adapter: None })
     }
 
     /// What a model would be that is loaded so, from its files' headers.
     pub fn inspect(backend: &'static str, files: &ModelFiles, options: &LoadOptions) -> Result<Inspection> {
-        /// Of a step that never comes.
-        const STEP_TOKENS: usize = 1;
         let mut model = read(files, &paper::device(), options, &mut |_| {})?;
         let weights = paper::forms(&mut *model);
-        let Parts { mut info, .. } = assemble(backend, files, model, options, Some(STEP_TOKENS))?;
+        let Parts { mut info, .. } = assemble(backend, files, model, options)?;
         info.summary.parameters = weights.iter().map(|form| form.parameters).sum();
         info.summary.weight_bytes = weights.iter().map(|form| form.bytes).sum();
         Ok(Inspection { info, weights, memory: None })
@@ -171,7 +169,6 @@ fn assemble(
     files: &ModelFiles,
     mut model: Box<dyn Model>,
     options: &LoadOptions,
-    step_tokens: Option<usize>,
 ) -> Result<Parts> {
     let adapters = attach(&mut *model, options)?;
     let summary = model.summary().clone();
@@ -180,7 +177,6 @@ fn assemble(
     let engine_options = EngineOptions {
         context_length: options.context_length,
         kv_dtype: options.kv_dtype,
-        step_tokens,
         ..EngineOptions::default()
     };
     let engine = Engine::new(model, Some(tokenizer.clone()), engine_options)?;

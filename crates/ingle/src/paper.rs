@@ -62,9 +62,8 @@ impl Device for Paper {
         weights
     }
 
-    /// It computes none: `ingle_nn::Weights` gives it what weights are, and not their numbers.
-    fn busy_rows(&self) -> usize {
-        0
+    fn keeps_numbers(&self) -> bool {
+        false
     }
 
     fn memory(&self) -> Memory {

@@ -82,6 +82,9 @@ impl Args {
                         }
                         output::error(&error.to_string());
                     }
+                    if !lines.interactive() {
+                        interrupt::idle();
+                    }
                 }
             }
         }

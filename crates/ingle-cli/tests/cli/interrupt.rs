@@ -80,6 +80,21 @@ fn an_interrupted_script_of_a_chat_ends_ugly() {
 }
 
 #[test]
+fn a_script_of_a_chat_that_waits_for_a_line_ends_ugly() {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ingle"));
+    command.args(["chat", "--model", "demo", "--ignore-eos", "-n", "1", "--stats"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Held open, so that the program waits for the next line.
+    let mut lines = child.stdin.take().unwrap();
+    lines.write_all(b"Speak of love.\n").unwrap();
+    // What is said after an answer.
+    child.stderr.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn an_interrupted_batch_keeps_what_it_did_and_the_old_file_ugly() {
     let folder = tempfile::tempdir().unwrap();
     let (prompts, target) = (folder.path().join("prompts.txt"), folder.path().join("answers.jsonl"));

@@ -149,3 +149,46 @@ pub(super) fn soft_cap_all<S: Simd>(block: &mut [f32], cap: f32) {
         *x = cap * math::tanh::<S>(*x * inverse);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Isa;
+
+    #[test]
+    fn activations_at_their_ends_ugly() {
+        // What goes in and what comes out; where −∞ meets a zero there is no limit to compute.
+        let ends = [
+            (f32::INFINITY, f32::INFINITY),
+            (1e13, 1e13),
+            (1e30, 1e30),
+            (105.0, 105.0),
+            (0.0, 0.0),
+            (-0.0, -0.0),
+            (-1e13, -0.0),
+            (-1e30, -0.0),
+        ];
+        for isa in Isa::available() {
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                for (x, expected) in ends {
+                    // As many as vectors and a rest take.
+                    let mut block = [x; 35];
+                    isa.dispatch(Activate { activation, block: &mut block });
+                    let right = block.iter().all(|y: &f32| y.to_bits() == expected.to_bits());
+                    assert!(right, "{isa}: {activation:?}({x}) = {}, not {expected}", block[0]);
+                }
+                let mut block = [f32::NAN; 35];
+                isa.dispatch(Activate { activation, block: &mut block });
+                assert!(block.iter().all(|y| y.is_nan()), "{isa}: {activation:?}");
+            }
+            // As precise as ever up to where e⁻ˣ is infinite; beyond it is zero, which is off by less than 3e-37.
+            for (x, off) in [(-88.0f32, 1e-43), (-89.0, 3e-37), (-100.0, 3e-37)] {
+                let mut block = [x];
+                isa.dispatch(Activate { activation: Activation::Silu, block: &mut block });
+                let exact = f64::from(x) / (1.0 + f64::from(-x).exp());
+                let step = exact.abs() * 4e-7 + off;
+                assert!((f64::from(block[0]) - exact).abs() <= step, "{isa}: silu({x}) = {}, not {exact}", block[0]);
+            }
+        }
+    }
+}

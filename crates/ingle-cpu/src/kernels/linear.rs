@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! `Linear`, over a weight however it lies.
+//! `Linear`, over a weight however it lies, and `GatedMlp`, which is three of them.
 //!
 //! A packed weight is taken panel by panel ([`crate::packed`]). Within a panel the inner axis is cut into strips;
 //! each strip is brought into the first cache once and met by every tile of rows of `x`. The sums so far wait in
@@ -19,8 +19,9 @@ use ingle_tensor::{Activation, DType, Quantization, Result, Spec};
 
 use super::activation::{self, Glu};
 use super::cast;
+use super::elementwise::COSTLY;
 use super::rows::packed;
-use super::{Context, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype, matmul};
+use super::{BLOCK, Context, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype, matmul};
 use crate::ahead::Stretch;
 use crate::layout::Layout;
 use crate::memory::Contents;
@@ -344,28 +345,32 @@ impl Product<'_> {
         activation: Activation,
         [gate, up]: [&impl PanelKernel; 2],
     ) -> Result<()> {
-        let Product { m, n, .. } = *self;
+        let Product { m, n, bias, .. } = *self;
+        debug_assert!(bias.is_none(), "products that meet have no bias");
         let mut buffer = cx.buffer::<f32>(m * n, Contents::Anything)?;
-        let (to, ups) = (Pointer(out.as_mut_ptr()), Pointer(elements_mut::<f32>(&mut buffer).as_mut_ptr()));
+        let ups = elements_mut::<f32>(&mut buffer);
         let reading = gate.reading();
-        let few = m <= reading.few;
-        let reading = Reading { weights: 2, ..reading };
-        self.units(cx, "linear", &reading, |panels, rows| {
-            // Memory is read in long runs; but of many rows, one panel's products are in a cache when they meet.
-            let together = if few { panels.len() } else { 1 };
-            for first in panels.clone().step_by(together) {
-                let group = first..(first + together).min(panels.end);
-                // SAFETY: the rows and columns of a unit lie inside `out` and the buffer and belong to no other unit.
-                unsafe {
-                    group.clone().for_each(|panel| self.panel(gate, panel, rows.clone(), to));
-                    group.clone().for_each(|panel| self.panel(up, panel, rows.clone(), ups));
-                    let columns = group.start * PANEL..(group.end * PANEL).min(n);
-                    for row in rows.clone() {
-                        let at = row * n + columns.start;
-                        let gate = std::slice::from_raw_parts_mut(to.get().add(at), columns.len());
-                        let up = std::slice::from_raw_parts(ups.get().add(at), columns.len());
-                        cx.isa.dispatch(Glu { activation, gate, up });
-                    }
+        if m > reading.few {
+            // Arithmetic decides then, and a unit's outputs are more than a cache holds.
+            self.run(cx, "linear", out, gate)?;
+            self.run(cx, "linear", ups, up)?;
+            return cx.pieces("glu", out, COSTLY, |piece, gate| {
+                let up = &ups[piece * BLOCK..][..gate.len()];
+                cx.isa.dispatch(Glu { activation, gate, up });
+            });
+        }
+        let (to, ups) = (Pointer(out.as_mut_ptr()), Pointer(ups.as_mut_ptr()));
+        self.units(cx, "linear", &Reading { weights: 2, ..reading }, |panels, rows| {
+            // SAFETY: the rows and columns of a unit lie inside `out` and the buffer and belong to no other unit.
+            unsafe {
+                panels.clone().for_each(|panel| self.panel(gate, panel, rows.clone(), to));
+                panels.clone().for_each(|panel| self.panel(up, panel, rows.clone(), ups));
+                let columns = panels.start * PANEL..(panels.end * PANEL).min(n);
+                for row in rows {
+                    let at = row * n + columns.start;
+                    let gate = std::slice::from_raw_parts_mut(to.get().add(at), columns.len());
+                    let up = std::slice::from_raw_parts(ups.get().add(at), columns.len());
+                    cx.isa.dispatch(Glu { activation, gate, up });
                 }
             }
         })

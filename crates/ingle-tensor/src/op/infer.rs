@@ -164,7 +164,7 @@ impl Op {
                     [x, weight, bias] => (x, weight, Some(bias)),
                     _ => return Err(Error::Arity { op: rule.op, expected: "2 or 3", found: rule.inputs.len() }),
                 };
-                rule.linear(x, weight, bias)
+                rule.linear(x, weight, bias, "x […, k], weight [n, k] and, if any, bias [n]")
             }
             Op::RmsNorm { .. } => {
                 let [x, weight] = rule.inputs()?;
@@ -185,8 +185,9 @@ impl Op {
             Op::GatedMlp { .. } => {
                 let [x, gate, up, down] = rule.inputs()?;
                 rule.shape_if(gate.shape == up.shape, "a gate and an up of one shape")?;
-                let hidden = rule.linear(x, gate, None)?;
-                rule.linear(&hidden, down, None)
+                let words = "x […, k], gate and up [n, k], down [m, n]";
+                let hidden = rule.linear(x, gate, None, words)?;
+                rule.linear(&hidden, down, None, words)
             }
             Op::PagedAttention(attention) => rule.paged_attention(attention, rule.inputs()?),
             Op::PagedAttentionGrad(attention) => {
@@ -384,13 +385,13 @@ impl<'a> Rule<'a> {
         self.sized(Spec::new(shape, a.dtype))
     }
 
-    fn linear(&self, x: &Spec, weight: &Spec, bias: Option<&Spec>) -> Result<Spec> {
+    fn linear(&self, x: &Spec, weight: &Spec, bias: Option<&Spec>, words: &'static str) -> Result<Spec> {
         self.floats(&self.inputs.iter().collect::<Vec<_>>())?;
         let fits = !x.shape.is_empty()
             && weight.shape.len() == 2
             && x.shape[x.shape.len() - 1] == weight.shape[1]
             && bias.is_none_or(|bias| *bias.shape == [weight.shape[0]]);
-        self.shape_if(fits, "x […, k], weight [n, k] and, if any, bias [n]")?;
+        self.shape_if(fits, words)?;
         self.sized(Spec::new(x.shape.with_axis(x.shape.len() - 1, weight.shape[0]), x.dtype))
     }
 

@@ -449,9 +449,9 @@ fn activations_bad() {
     let words =
         "gated_mlp: expected a gate and an up of one shape, found shapes f32[2, 3], f32[4, 3], f32[5, 3], f32[3, 4]";
     refuses(&glu, &[(F32, &[2, 3]), (F32, &[4, 3]), (F32, &[5, 3]), (F32, &[3, 4])], words);
-    let words = "gated_mlp: expected x […, k], weight [n, k] and, if any, bias [n], found shapes f32[2], f32[4, 3], f32[4, 3], f32[3, 4]";
+    let words = "gated_mlp: expected x […, k], gate and up [n, k], down [m, n], found shapes f32[2], f32[4, 3], f32[4, 3], f32[3, 4]";
     refuses(&glu, &[(F32, &[2]), (F32, &[4, 3]), (F32, &[4, 3]), (F32, &[3, 4])], words);
-    let words = "gated_mlp: expected x […, k], weight [n, k] and, if any, bias [n], found shapes f32[3], f32[4, 3], f32[4, 3], f32[3, 5]";
+    let words = "gated_mlp: expected x […, k], gate and up [n, k], down [m, n], found shapes f32[3], f32[4, 3], f32[4, 3], f32[3, 5]";
     refuses(&glu, &[(F32, &[3]), (F32, &[4, 3]), (F32, &[4, 3]), (F32, &[3, 5])], words);
     let silu = Op::Activate(Activation::Silu);
     refuses(&silu, &[(I32, &[3])], "silu: expected floating-point operands, found dtypes i32[3]");

@@ -15,7 +15,7 @@ use crate::number::{Float, with_float};
 use crate::packed::PANEL;
 use crate::simd::tiles::many::{Columns, STEPS, TILE, Unpacked};
 use crate::simd::tiles::{ROW, SIDE};
-use crate::simd::{Bf16Pairs, Kernel, Simd};
+use crate::simd::{Bf16Pairs, Isa, Kernel, Simd};
 use crate::storage::CpuStorage;
 
 // SAFETY: the columns are those of panels of words as they lie, or laid out; a slice of them has so many.
@@ -82,6 +82,7 @@ pub(in crate::kernels) fn glu(
     [x, gate, up]: [CpuStorage; 3],
     output: &Spec,
 ) -> Result<CpuStorage> {
+    assert!(cx.isa == Isa::Amx, "only a machine that has tiles multiplies by them");
     let ([m, k], [n, _]) = (rows_and_columns(x.layout()), rows_and_columns(gate.layout()));
     let steps = k.div_ceil(2);
     let first = First::new::<Bf16Pairs>(cx, x, true)?;
@@ -102,7 +103,7 @@ pub(in crate::kernels) fn glu(
             let to = Pointer(unsafe { to.get().add(rows.start * n + columns.start) });
             cx.isa.dispatch(WriteGlu { sums, activation, columns: columns.len(), to, stride: n });
         };
-        // SAFETY: only a machine that has tiles comes here; the lengths of the weights were checked.
+        // SAFETY: the machine has tiles, and the lengths of the weights were checked.
         unsafe { product.run(cx, "linear", done) }
     }))
 }

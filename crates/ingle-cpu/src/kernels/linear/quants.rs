@@ -12,6 +12,7 @@ use half::bf16;
 use ingle_tensor::{Activation, Result, Spec};
 
 use super::{Product, Reading};
+use crate::ahead::prefetch;
 use crate::kernels::activation::Glu;
 use crate::kernels::rows::packed;
 use crate::kernels::tiled::{self, Change, Rows, Weight};
@@ -26,6 +27,12 @@ use crate::simd::tiles::many::{Columns, DEPTH, STEPS, Unpacked};
 use crate::simd::tiles::quants::{Blocks, FewRows, Form, Recipe, TwoSteps, exponent, reorder};
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
+
+/// Bytes of a weight that are asked for before its products begin.
+const AHEAD: usize = 4 << 10;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Bytes that a thread takes at a time for few rows: what it asks for ahead beyond them is another's.
 const SHORT: usize = 1 << 20;
@@ -45,6 +52,10 @@ pub(super) fn product<const N: usize>(
     output: &Spec,
 ) -> Result<CpuStorage> {
     let &Product { m, n, k, bias } = product;
+    debug_assert!(
+        activation.is_some() == (N == 2) && (N == 1 || bias.is_none()),
+        "one weight, or a gate and what it gates"
+    );
     let x = contiguous(cx, x)?;
     // The bounds that the kernel relies on.
     assert_eq!(k, panels.k, "x and the weight differ in length");
@@ -115,9 +126,14 @@ impl Change for ForQuants {
 /// What a thread works on for few rows.
 struct Work {
     two: TwoSteps,
-    /// [`FEW_SUMS`] for each weight.
-    sums: Vec<[f32; PANEL]>,
+    /// For each weight.
+    sums: Vec<Sums>,
 }
+
+/// At the beginning of a cache line, so that no row of a tile lies in two.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Sums([[f32; PANEL]; FEW_SUMS]);
 
 /// Sums for each column of a weight's panel, of one panel or of more.
 const FEW_SUMS: usize = 256;
@@ -163,26 +179,31 @@ fn few<const N: usize>(
 ) {
     WORK.with_borrow_mut(|work| {
         let Work { two, sums } = &mut **work;
-        if sums.len() < N * FEW_SUMS {
-            sums.resize(N * FEW_SUMS, [0.0; PANEL]);
+        if sums.len() < N {
+            sums.resize(N, Sums([[0.0; PANEL]; FEW_SUMS]));
         }
         let together = FEW_SUMS / m.max(1);
         for start in panels.clone().step_by(together) {
             let count = together.min(panels.end - start);
-            for (Quants { weight, panels, blocks, recipe }, sums) in weights.iter().zip(sums.chunks_mut(FEW_SUMS)) {
+            let packed = |Quants { weight, panels, .. }: &Quants<'_>| weight[start * panels.panel_bytes()..].as_ptr();
+            // The kernel asks ahead of itself; of another weight it knows nothing.
+            for weight in weights.iter().skip(1) {
+                (0..AHEAD).step_by(LINE).for_each(|at| prefetch(packed(weight).addr() + at));
+            }
+            for (weight, Sums(sums)) in weights.iter().zip(&mut *sums) {
+                let Quants { panels, blocks, recipe, .. } = weight;
                 if panels.k == 0 {
                     sums.as_flattened_mut().fill(0.0);
                     continue;
                 }
                 let product = FewRows { recipe, blocks: *blocks, first: rows.bytes().as_ptr(), rows: m };
-                let packed = (weight[start * panels.panel_bytes()..].as_ptr(), count);
                 // SAFETY: panels are made for this only where the instructions are there, and nothing else uses tiles
                 // here. The weight holds the panels and the rows as many steps, as was checked; there is room.
-                unsafe { product.multiply(packed, sums.as_mut_ptr().cast(), two) };
+                unsafe { product.multiply((packed(weight), count), sums.as_mut_ptr().cast(), two) };
             }
             for panel in start..start + count {
                 let first = (panel - start) * m;
-                done(std::array::from_fn(|which| &sums[which * FEW_SUMS + first..][..m]), panel, 0..m);
+                done(std::array::from_fn(|which| &sums[which].0[first..first + m]), panel, 0..m);
             }
         }
     });

@@ -1,89 +1,20 @@
 // SPDX-License-Identifier: EUPL-1.2
 //! Linear over packed weights: near the exact product, and the same bits however many rows and threads there are.
 
-use std::sync::Arc;
+mod gated_mlp;
+mod weights;
 
 use bytes::Bytes;
 use half::bf16;
-use ingle_cpu::{CpuDevice, CpuOptions, Isa};
-use ingle_tensor::{Activation, BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Spec, Tensor};
+use ingle_cpu::Isa;
+use ingle_tensor::{BinaryOp, BlockFormat, DType, DeviceHandle, Op, Quantization, Spec, Tensor};
 
-fn device(isa: Isa, threads: usize) -> DeviceHandle {
-    Arc::new(CpuDevice::new(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap())
-}
-
-/// Numbers from 0 to 2³² that differ for each seed.
-fn words(count: usize, seed: u32) -> Vec<u32> {
-    let mut state = seed.wrapping_mul(2_654_435_769) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state
-        })
-        .collect()
-}
-
-/// Numbers between −1 and 1.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    words(count, seed).into_iter().map(|word| word as f32 / (1u32 << 31) as f32 - 1.0).collect()
-}
-
-fn quantisations() -> Vec<Quantization> {
-    let affine = Quantization::AFFINE_BITS
-        .into_iter()
-        .flat_map(|bits| Quantization::AFFINE_GROUPS.map(|group_size| Quantization::Affine { bits, group_size }));
-    affine.chain(BlockFormat::ALL.map(Quantization::Blocks)).collect()
-}
-
-/// A quantised weight of arbitrary content.
-fn quantised(device: &DeviceHandle, quantization: Quantization, shape: [usize; 2]) -> Tensor {
-    another(device, quantization, shape, 0)
-}
-
-/// The same with other content for each seed.
-fn another(device: &DeviceHandle, quantization: Quantization, [n, k]: [usize; 2], seed: u32) -> Tensor {
-    let words = |count, own: u32| words(count, seed + own);
-    let numbers = |count, own: u32| numbers(count, seed + own);
-    let row = quantization.row_bytes(k).unwrap();
-    let inputs = match quantization {
-        Quantization::Affine { group_size, bits } => {
-            let packed = Tensor::from_slice(device, &words(n * row / 4, 1), [n, row / 4]).unwrap();
-            let groups = [n, k / group_size];
-            let scale = |seed, factor: f32| {
-                let values: Vec<f32> = numbers(groups[0] * groups[1], seed).iter().map(|x| x * factor).collect();
-                // One dtype for each number of bits, so that all occur.
-                let dtype = DType::FLOATS[bits % 3];
-                Tensor::from_slice(device, &values, groups).unwrap().cast(dtype).unwrap()
-            };
-            vec![packed, scale(2, 0.1), scale(3, 0.5)]
-        }
-        Quantization::Blocks(_) => {
-            // Bytes below 60, so that an f16 made of any two is of the order of 1.
-            let bytes: Vec<u8> = words(n * row, 1).into_iter().map(|word| ((word >> 8) % 60) as u8).collect();
-            vec![Tensor::from_slice(device, &bytes, [n, row]).unwrap()]
-        }
-    };
-    Tensor::dequantize(inputs, quantization, DType::F32).unwrap()
-}
+use self::weights::{dense, device, input, numbers, quantisations, quantised, words};
 
 /// Whether a weight that [`quantised`] makes becomes bf16 on the way to the tiles of AMX.
 fn becomes_bf16(quantization: Quantization) -> bool {
     let form = quantization.form();
     matches!(form.bits, 4 | 8) && form.codebook.is_none() && quantization.block_len() < 256
-}
-
-fn dense(device: &DeviceHandle, dtype: DType, shape: [usize; 2]) -> Tensor {
-    of(device, &numbers(shape[0] * shape[1], 4), dtype, shape)
-}
-
-fn of(device: &DeviceHandle, numbers: &[f32], dtype: DType, shape: [usize; 2]) -> Tensor {
-    Tensor::from_slice(device, numbers, shape).unwrap().cast(dtype).unwrap().pack().unwrap()
-}
-
-fn input(device: &DeviceHandle, [m, k]: [usize; 2]) -> Tensor {
-    Tensor::from_slice(device, &numbers(m * k, 5), [m, k]).unwrap()
 }
 
 /// Compares a product with the exact one. `x` may be off by `step(x's row, column)` at each element: errors that
@@ -402,73 +333,6 @@ fn what_was_multiplied_may_change_afterwards_ugly() {
     let twice = twice.linear(&weight, None).unwrap().to_vec::<f32>().unwrap();
     let doubled: Vec<f32> = once.to_vec::<f32>().unwrap().into_iter().map(|x| 2.0 * x).collect();
     assert_eq!(twice, doubled);
-}
-
-/// Compares [`Op::GatedMlp`] with its parts, bit by bit.
-#[track_caller]
-fn is_that_of_its_parts(x: &Tensor, weights: [&Tensor; 3], activation: Activation, what: &str) {
-    let [gate, up, down] = weights;
-    let gated = x.linear(gate, None).unwrap().glu(&x.linear(up, None).unwrap(), activation).unwrap();
-    let apart = gated.linear(down, None).unwrap();
-    let found = x.gated_mlp(weights, activation).unwrap();
-    assert!(x.device().download(&found).unwrap() == x.device().download(&apart).unwrap(), "{what}");
-}
-
-#[test]
-fn a_gated_mlp_is_that_of_its_parts_good() {
-    // Few rows, as many as fit a tile, more, and one after a whole pair of tiles; a part of a panel, several panels, and
-    // rows so long that a cache holds a part of them.
-    let shapes: [[usize; 2]; 4] = [[96, 256], [720, 256], [1290, 512], [230, 2304]];
-    for isa in Isa::available() {
-        let device = device(isa, 2);
-        for (number, format) in quantisations().into_iter().map(Some).chain([None]).enumerate() {
-            for ([n, k], rows) in shapes.into_iter().zip([[1, 9], [16, 33], [2, 300], [5, 65]]) {
-                let weight = |[n, k]: [usize; 2], seed| match format {
-                    Some(format) => another(&device, format, [n, k], seed),
-                    None => of(&device, &numbers(n * k, seed), DType::BF16, [n, k]),
-                };
-                let n = n.next_multiple_of(format.map_or(1, |format| format.block_len()));
-                let [gate, up, down] = [weight([n, k], 8), weight([n, k], 9), weight([67, n], 10)];
-                for m in rows {
-                    let what = format!("{isa}, {format:?}: {m} rows of {k}, {n} between");
-                    let activation = Activation::ALL[number % Activation::ALL.len()];
-                    is_that_of_its_parts(&input(&device, [m, k]), [&gate, &up, &down], activation, &what);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_gated_mlp_of_weights_unlike_each_other_good() {
-    for isa in Isa::available() {
-        let device = device(isa, 2);
-        let square = [256, 256];
-        let q4 = quantised(&device, Quantization::Blocks(BlockFormat::Q4_0), square);
-        let q8 = quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), square);
-        let k4 = quantised(&device, Quantization::Blocks(BlockFormat::Q4K), square);
-        let bf16 = dense(&device, DType::BF16, square);
-        for weights in [[&q4, &q8, &k4], [&q8, &bf16, &q4], [&bf16, &k4, &bf16], [&k4, &k4, &q8]] {
-            for m in [1, 40] {
-                is_that_of_its_parts(&input(&device, [m, 256]), weights, Activation::Silu, &format!("{isa}: {m} rows"));
-            }
-        }
-    }
-}
-
-#[test]
-fn a_gated_mlp_of_nothing_is_nothing_ugly() {
-    for isa in Isa::available() {
-        let device = device(isa, 2);
-        for [m, k, n, out] in [[0, 64, 64, 64], [3, 0, 64, 64], [40, 0, 64, 64], [3, 64, 0, 64], [40, 64, 64, 0]] {
-            let q8 = |shape: [usize; 2]| quantised(&device, Quantization::Blocks(BlockFormat::Q8_0), shape);
-            let bf16 = |shape: [usize; 2]| dense(&device, DType::BF16, shape);
-            let x = input(&device, [m, k]);
-            let what = format!("{isa}: {m} rows of {k}, {n} between, {out} out");
-            is_that_of_its_parts(&x, [&q8([n, k]), &q8([n, k]), &q8([out, n])], Activation::Silu, &what);
-            is_that_of_its_parts(&x, [&bf16([n, k]), &bf16([n, k]), &bf16([out, n])], Activation::Silu, &what);
-        }
-    }
 }
 
 #[test]

@@ -153,12 +153,13 @@ impl Loader<'_> {
 
     /// A tensor of which a device that reads host memory keeps the mapping, if the dtype is right.
     fn load(&self, stored: &StoredTensor, spec: Spec) -> Result<Tensor> {
-        // Held until the device has it: pages that nobody holds are given back.
-        let content = self.device.keeps_numbers().then(|| self.checkpoint.content(stored));
-        if let Some(content) = &content {
-            self.read(content);
-        }
-        let tensor = self.upload(stored, spec)?;
+        let tensor = if self.device.keeps_numbers() {
+            let content = self.checkpoint.content(stored);
+            self.read(&content);
+            Tensor::from_bytes(&self.device, content, spec)?
+        } else {
+            self.upload(stored, spec)?
+        };
         let tensor = self.cast(tensor)?;
         self.count(tensor.shape().elements(), tensor.spec().bytes());
         Ok(tensor)

@@ -30,11 +30,21 @@ use crate::simd::{Isa, QuadKernel, Quads, Simd};
 /// Groups in a block, at most.
 const GROUPS: usize = BLOCK / 16;
 
+/// Bytes of the scales of a block, at most: a scale and an offset of each group of 16.
+const HEADER: usize = PANEL * 2 * GROUPS * size_of::<f32>();
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
 
-/// How far ahead of one row's product weights are asked for on processors with AMX, in bytes, into the second cache: by
-/// themselves those read ahead to the end of a page of 4 KiB only, and too few lines at a time.
+/// How far ahead of one row's product weights are asked for, in bytes, into the second cache. AMD's processors read ahead
+/// as fast as memory allows only where every line is asked for in order, and soon enough.
+const SOON: usize = 512;
+
+/// The same on processors with AMX: by themselves those read ahead to the end of a page of 4 KiB only, and too few lines
+/// at a time.
 const FAR: usize = 4096;
 
 /// The same, into the first cache. Without it the same loop is a quarter slower in one build than in another, as if what
@@ -143,11 +153,18 @@ struct Strip {
     quants: [u8; BLOCK * PANEL],
     scales: [f32; GROUPS * PANEL],
     offsets: [f32; GROUPS * PANEL],
+    /// The scales as they are packed: where they are met again and again, they would break the order in which memory is
+    /// read.
+    header: [u8; HEADER],
 }
 
 impl Strip {
-    const EMPTY: Strip =
-        Strip { quants: [0; BLOCK * PANEL], scales: [0.0; GROUPS * PANEL], offsets: [0.0; GROUPS * PANEL] };
+    const EMPTY: Strip = Strip {
+        quants: [0; BLOCK * PANEL],
+        scales: [0.0; GROUPS * PANEL],
+        offsets: [0.0; GROUPS * PANEL],
+        header: [0; HEADER],
+    };
 }
 
 impl QuadKernel for Panel<'_> {
@@ -175,8 +192,13 @@ impl Panel<'_> {
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
+            let soon = rows.len() == 1 && product.isa != Isa::Amx;
+            if C::SUPER || soon {
+                strip.copy_header::<Q::Floats>(&packed[..block.header], soon);
+            }
             if !C::SUPER {
-                strip.read_scales::<Q::Floats>(panels, block, packed);
+                let header = if soon { strip.header.as_ptr() } else { packed.as_ptr() };
+                strip.read_scales::<Q::Floats>(panels, block, header);
             }
             // Few rows would wait for the unpacked quants longer than for the memory, and whole bytes need no unpacking.
             let few = bits < 8 && rows.len() <= joined::most_rows::<Q>(panels.form);
@@ -194,7 +216,7 @@ impl Panel<'_> {
             let part = |tile: &Range<usize>| Part {
                 product,
                 strip,
-                header: &packed[..block.header],
+                header: &strip.header,
                 packed: &packed[block.header..],
                 ahead,
                 first: rows.start + tile.start,
@@ -253,8 +275,7 @@ struct BytesAhead;
 struct Unpacked;
 
 impl Quants for Bytes {
-    // Little work meets a byte, so that the processor, which asks by itself, does not see far enough ahead.
-    const FAR: usize = 1024;
+    const FAR: usize = SOON;
 
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
@@ -280,13 +301,27 @@ impl Quants for Unpacked {
 }
 
 impl Strip {
-    /// Reads the scales of a block.
+    /// Copies the scales of a block, and asks for what comes [soon](SOON) after them.
     #[inline(always)]
-    fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8]) {
+    fn copy_header<S: Simd>(&mut self, header: &[u8], soon: bool) {
+        // A panel's scales are whole lines.
+        let (lines, _) = header.as_chunks::<LINE>();
+        let (to, _) = self.header.as_chunks_mut::<LINE>();
+        for (from, to) in lines.iter().zip(to) {
+            if soon {
+                S::prefetch_far(from.as_ptr().wrapping_add(SOON));
+            }
+            *to = *from;
+        }
+    }
+
+    /// Reads the scales of a block, which lie at `header`.
+    #[inline(always)]
+    fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, header: *const u8) {
         // SAFETY: below `dispatch`; there is room for the groups of the largest block.
         unsafe {
             let (scales, offsets) = (self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
-            panels.read_scales::<S>(block.groups, packed.as_ptr(), scales, offsets);
+            panels.read_scales::<S>(block.groups, header, scales, offsets);
         }
     }
 
@@ -348,7 +383,7 @@ struct Part<'a> {
     product: &'a Groups<'a>,
     /// The block's scales, if they are numbers, and its quants, if they were unpacked.
     strip: &'a Strip,
-    /// The block's scales, packed.
+    /// The block's scales as they were packed, if they are integers.
     header: &'a [u8],
     /// Its quants, packed.
     packed: &'a [u8],

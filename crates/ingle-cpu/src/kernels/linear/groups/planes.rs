@@ -8,7 +8,7 @@ use ingle_tensor::GroupForm;
 
 use super::rounding::Rounded;
 use super::supers::{Columns, Scaling, may_have};
-use super::{FAR, NEAR, Part, STEP};
+use super::{FAR, LINE, NEAR, Part, SOON, STEP};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Isa, Quads, Simd};
@@ -25,31 +25,30 @@ impl Part<'_> {
     pub(super) fn planes<Q: Quads, C: Scaling>(self) {
         match self.product.isa {
             Isa::Amx if const { Q::Floats::LANES == 16 } => self.planes_ahead::<Q, C, true>(),
-            // Others are slower if they are asked.
             _ => self.planes_ahead::<Q, C, false>(),
         }
     }
 
-    /// They are asked for ahead, or not.
+    /// They are asked for [far](FAR) ahead, or [soon](SOON) before they are met.
     #[inline(always)]
-    fn planes_ahead<Q: Quads, C: Scaling, const AHEAD: bool>(self) {
+    fn planes_ahead<Q: Quads, C: Scaling, const FAR_AHEAD: bool>(self) {
         match self.product.panels.form.bits {
-            2 if const { may_have::<C>(2) } => self.groups::<Q, C, 2, 0, AHEAD>(),
-            3 if const { may_have::<C>(3) } => self.groups::<Q, C, 2, 1, AHEAD>(),
-            4 if const { may_have::<C>(4) } => self.groups::<Q, C, 4, 0, AHEAD>(),
-            5 if const { may_have::<C>(5) } => self.groups::<Q, C, 4, 1, AHEAD>(),
-            6 if const { may_have::<C>(6) } => self.groups::<Q, C, 4, 2, AHEAD>(),
+            2 if const { may_have::<C>(2) } => self.groups::<Q, C, 2, 0, FAR_AHEAD>(),
+            3 if const { may_have::<C>(3) } => self.groups::<Q, C, 2, 1, FAR_AHEAD>(),
+            4 if const { may_have::<C>(4) } => self.groups::<Q, C, 4, 0, FAR_AHEAD>(),
+            5 if const { may_have::<C>(5) } => self.groups::<Q, C, 4, 1, FAR_AHEAD>(),
+            6 if const { may_have::<C>(6) } => self.groups::<Q, C, 4, 2, FAR_AHEAD>(),
             // There are no others.
             _ => {}
         }
     }
 
     #[inline(always)]
-    fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const AHEAD: bool>(self) {
+    fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const FAR_AHEAD: bool>(self) {
         if const { C::HALVES } {
-            self.all_columns::<Q, C, LOW, HIGH, AHEAD, 2>();
+            self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 2>();
         } else {
-            self.all_columns::<Q, C, LOW, HIGH, AHEAD, 1>();
+            self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 1>();
         }
     }
 
@@ -59,7 +58,7 @@ impl Part<'_> {
         C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const AHEAD: bool,
+        const FAR_AHEAD: bool,
         const GROUPS: usize,
     >(
         self,
@@ -68,7 +67,7 @@ impl Part<'_> {
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.products::<Q, C, LOW, HIGH, AHEAD, GROUPS>(column);
+                let sums = self.products::<Q, C, LOW, HIGH, FAR_AHEAD, GROUPS>(column);
                 for (c, sum) in sums.into_iter().enumerate() {
                     self.add::<Q::Floats>(0, column + c * Q::Floats::LANES, sum);
                 }
@@ -85,7 +84,7 @@ impl Part<'_> {
         C: Scaling,
         const LOW: usize,
         const HIGH: usize,
-        const AHEAD: bool,
+        const FAR_AHEAD: bool,
         const GROUPS: usize,
     >(
         &self,
@@ -116,8 +115,13 @@ impl Part<'_> {
                     }
                 }
                 for _ in 0..(GROUPS * group_size) / SUB_BLOCK {
-                    low = plane::<Q, LOW, AHEAD, GROUPS>(low, packed, x);
-                    high = plane::<Q, HIGH, AHEAD, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
+                    if !FAR_AHEAD && column == 0 {
+                        for line in (0..SUB_QUANTS * (LOW + HIGH) / 8).step_by(LINE) {
+                            Q::Floats::prefetch_far(packed.wrapping_add(SOON + line));
+                        }
+                    }
+                    low = plane::<Q, LOW, FAR_AHEAD, GROUPS>(low, packed, x);
+                    high = plane::<Q, HIGH, FAR_AHEAD, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
@@ -165,7 +169,7 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: bool, const GROUPS: usize>(
+unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const GROUPS: usize>(
     mut sums: Sums<Q, GROUPS>,
     packed: *const u8,
     x: *const u8,
@@ -179,7 +183,7 @@ unsafe fn plane<Q: Quads, const BITS: usize, const AHEAD: bool, const GROUPS: us
         for line in 0..BITS {
             for (c, sums) in sums.iter_mut().enumerate() {
                 let weights = packed.add(line * STEP + 4 * c * Q::Floats::LANES);
-                if AHEAD {
+                if FAR_AHEAD {
                     Q::Floats::prefetch_far(weights.wrapping_add(FAR));
                     Q::Floats::prefetch(weights.wrapping_add(NEAR));
                 }

@@ -52,6 +52,10 @@ pub(super) struct Rounded {
     pub(super) pairs: *const i32,
 }
 
+/// Units whose largest magnitudes are found before the first is rounded: from one to the next it takes many steps, each
+/// of which waits for the last.
+const UNITS: usize = 16;
+
 /// Numbers of each group.
 const NUMBERS: usize = 4;
 
@@ -137,60 +141,93 @@ impl QuadKernel for Round<'_> {
 
     #[inline(always)]
     fn run<Q: Quads>(self) {
-        let Round { x, lie, zero, to } = self;
-        let (group_size, unit, part) = (lie.group_size, lie.unit, lie.part());
-        // Of a part that lies in one piece and of one group.
-        let piece = group_size.min(part);
-        let mut quants = to.quants.cast_mut().cast::<i8>();
-        let mut group = 0;
-        for x in x.chunks_exact(unit) {
-            // SAFETY: below `dispatch_quads`; pieces are whole registers, and there is room for what is made of them.
-            unsafe {
-                let mut largest = Q::splat(0);
-                let mut at = 0;
-                while at < unit {
-                    largest = Q::larger(largest, Q::Floats::load(x.as_ptr().add(at)));
-                    at += Q::Floats::LANES;
-                }
-                let largest = f32::from_bits(Q::largest(largest).cast_unsigned());
+        let Round { x, lie: Lie { unit, .. }, .. } = self;
+        let mut row = Row { quants: self.to.quants.cast_mut().cast(), in_part: 0, group: 0 };
+        for x in x.chunks(UNITS * unit) {
+            let mut largest = [0.0; UNITS];
+            for (largest, x) in largest.iter_mut().zip(x.chunks_exact(unit)) {
+                *largest = largest_magnitude::<Q>(x);
+            }
+            let steps = largest.map(|largest| {
                 let steps = 127.0 / largest;
                 // Next to nothing, which no quant stands for, or not finite.
-                let steps = Q::Floats::splat(if steps.is_finite() { steps } else { 0.0 });
-                // What is not finite must not vanish.
-                let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
-                let (mut total, mut before) = (Q::splat(0), 0);
-                for (at_piece, x) in x.chunks_exact(piece).enumerate() {
-                    at = 0;
-                    while at < piece {
+                if steps.is_finite() { steps } else { 0.0 }
+            });
+            // What is not finite must not vanish.
+            let scales = largest.map(|largest| if largest.is_finite() { largest / 127.0 } else { f32::NAN });
+            for (x, (steps, scale)) in x.chunks_exact(unit).zip(steps.into_iter().zip(scales)) {
+                self.unit::<Q>(x, steps, scale, &mut row);
+            }
+        }
+    }
+}
+
+/// The largest magnitude in `x`, which is whole registers.
+#[inline(always)]
+fn largest_magnitude<Q: Quads>(x: &[f32]) -> f32 {
+    // SAFETY: below `dispatch_quads`; what is loaded lies in `x`.
+    unsafe {
+        let mut largest = Q::splat(0);
+        let mut at = 0;
+        while at < x.len() {
+            largest = Q::larger(largest, Q::Floats::load(x.as_ptr().add(at)));
+            at += Q::Floats::LANES;
+        }
+        f32::from_bits(Q::largest(largest).cast_unsigned())
+    }
+}
+
+/// How far a row is rounded.
+struct Row {
+    /// Where the part that is being written begins.
+    quants: *mut i8,
+    /// Quants of it.
+    in_part: usize,
+    group: usize,
+}
+
+impl Round<'_> {
+    /// Rounds the numbers of a unit: `steps` quants to one, each of which stands for `scale`.
+    #[inline(always)]
+    fn unit<Q: Quads>(&self, x: &[f32], steps: f32, scale: f32, row: &mut Row) {
+        let Round { lie, zero, ref to, .. } = *self;
+        let (unit, group_size, part) = (lie.unit, lie.group_size, lie.part());
+        // Of a part that lies in one piece and of one group.
+        let piece = group_size.min(part);
+        let (mut at, mut before) = (0, 0);
+        // SAFETY: below `dispatch_quads`; pieces are whole registers, and there is room for what is made of them.
+        unsafe {
+            let steps = Q::Floats::splat(steps);
+            while at < unit {
+                let mut total = Q::splat(0);
+                let group_end = at + group_size;
+                while at < group_end {
+                    let piece_end = row.in_part + piece;
+                    while row.in_part < piece_end {
                         let rounded = Q::round(Q::Floats::mul(Q::Floats::load(x.as_ptr().add(at)), steps));
-                        Q::store_bytes(quants.add(at_piece * piece % part + at), rounded);
+                        Q::store_bytes(row.quants.add(row.in_part), rounded);
                         total = Q::add(total, rounded);
                         at += Q::Floats::LANES;
+                        row.in_part += Q::Floats::LANES;
                     }
-                    let end = (at_piece + 1) * piece;
-                    if end.is_multiple_of(part) {
-                        quants = quants.wrapping_add(part * lie.together);
+                    if row.in_part == part {
+                        row.quants = row.quants.wrapping_add(part * lie.together);
+                        row.in_part = 0;
                     }
-                    if !end.is_multiple_of(group_size) {
-                        continue;
-                    }
-                    let sum = Q::total(total);
-                    total = Q::splat(0);
-                    to.scales.add(group).cast_mut().write(scale);
-                    to.totals.add(group).cast_mut().write(sum);
-                    to.starts.add(group).cast_mut().write(sum.wrapping_mul(Q::SHIFT - zero));
-                    if unit == group_size {
-                        to.sums.add(group).cast_mut().write(scale * sum as f32);
-                    } else if group % 2 == 0 {
-                        before = sum;
-                    } else {
-                        to.pairs
-                            .add(group - 1)
-                            .cast_mut()
-                            .write(before.wrapping_neg() & 0xffff | sum.wrapping_neg() << 16);
-                    }
-                    group += 1;
                 }
+                let (sum, group) = (Q::total(total), row.group);
+                to.scales.add(group).cast_mut().write(scale);
+                to.totals.add(group).cast_mut().write(sum);
+                to.starts.add(group).cast_mut().write(sum.wrapping_mul(Q::SHIFT - zero));
+                if unit == group_size {
+                    to.sums.add(group).cast_mut().write(scale * sum as f32);
+                } else if group % 2 == 0 {
+                    before = sum;
+                } else {
+                    let pair = before.wrapping_neg() & 0xffff | sum.wrapping_neg() << 16;
+                    to.pairs.add(group - 1).cast_mut().write(pair);
+                }
+                row.group += 1;
             }
         }
     }

@@ -136,6 +136,7 @@ macro_rules! quads {
         type Sums = int32x4x2_t;
         type Weights = uint8x16x2_t;
         const SHIFT: i32 = 128;
+        const NARROW_SHIFT: i32 = 0;
 
         vouched! {
             unsafe fn splat(value: i32) -> int32x4x2_t {
@@ -149,6 +150,12 @@ macro_rules! quads {
             unsafe fn dot(sums: int32x4x2_t, weights: uint8x16x2_t, x: i32) -> int32x4x2_t {
                 let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
                 int32x4x2_t($quad(sums.0, signed(weights.0), x), $quad(sums.1, signed(weights.1), x))
+            }
+
+            unsafe fn dot_narrow(sums: int32x4x2_t, weights: uint8x16x2_t, x: i32) -> int32x4x2_t {
+                let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
+                let weights = int8x16x2_t(vreinterpretq_s8_u8(weights.0), vreinterpretq_s8_u8(weights.1));
+                int32x4x2_t($quad(sums.0, weights.0, x), $quad(sums.1, weights.1, x))
             }
 
             unsafe fn to_floats(sums: int32x4x2_t) -> float32x4x2_t {

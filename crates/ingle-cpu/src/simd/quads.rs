@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: EUPL-1.2
-//! Dot products of four 8-bit numbers: weights from 0 to 255, each four with the same four from −128 to 127.
+//! Dot products of four 8-bit numbers: weights from 0 to 255, each four with the same four from −127 to 127.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -25,8 +25,10 @@ pub(crate) trait Quads: Copy + 'static {
     type Floats: Simd;
     /// A 32-bit integer in each lane.
     type Sums: Copy;
-    /// What is taken from every weight before it is multiplied.
+    /// What [`Quads::dot`] takes from every weight before it is multiplied.
     const SHIFT: i32;
+    /// The same of [`Quads::dot_narrow`].
+    const NARROW_SHIFT: i32 = Self::SHIFT;
 
     /// Four weights for each lane.
     type Weights: Copy;
@@ -39,6 +41,13 @@ pub(crate) trait Quads: Copy + 'static {
     unsafe fn join<const PLACES: u32>(low: Self::Weights, high: Self::Weights) -> Self::Weights;
     /// To each lane the products of its four weights, less [`Quads::SHIFT`] each, with the four bytes of `x`.
     unsafe fn dot(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums;
+    /// As [`Quads::dot`] of weights below 128, less [`Quads::NARROW_SHIFT`] each. Where two products of whole bytes would
+    /// overflow what they are added up in, these do not.
+    #[inline(always)]
+    unsafe fn dot_narrow(sums: Self::Sums, weights: Self::Weights, x: i32) -> Self::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { Self::dot(sums, weights, x) }
+    }
     /// `sums + more · 2^PLACES`.
     unsafe fn add_shifted<const PLACES: u32>(sums: Self::Sums, more: Self::Sums) -> Self::Sums;
     unsafe fn to_floats(sums: Self::Sums) -> <Self::Floats as Simd>::Vector;

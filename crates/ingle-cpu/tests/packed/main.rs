@@ -64,8 +64,14 @@ fn quantised_products_are_near_the_exact_ones_good() {
 
 #[test]
 fn the_largest_integers_of_a_block_are_summed_exactly_ugly() {
-    // Where each K format has its f16 multipliers; every other byte is as large as it gets, or as negative.
+    // Where each format has its f16 multipliers; every other byte is as large as it gets, or as negative.
     let multipliers = [
+        (BlockFormat::Q4_0, vec![0]),
+        (BlockFormat::Q4_1, vec![0, 2]),
+        (BlockFormat::Q5_0, vec![0]),
+        (BlockFormat::Q5_1, vec![0, 2]),
+        (BlockFormat::Q8_0, vec![0]),
+        (BlockFormat::Iq4Nl, vec![0]),
         (BlockFormat::Q2K, vec![80, 82]),
         (BlockFormat::Q3K, vec![108]),
         (BlockFormat::Q4K, vec![0, 2]),

@@ -18,7 +18,7 @@ use std::ops::Range;
 use ingle_tensor::{GroupForm, Offsets};
 
 pub(super) use self::rounding::QuantisedRows;
-use self::rounding::Rounded;
+use self::rounding::{Rounded, is_narrow};
 use self::supers::{Columns, Plain, Scaling, Super, may_have};
 
 use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
@@ -189,6 +189,7 @@ impl Panel<'_> {
         let Panel { product, strip, panel, ref rows, columns, out } = self;
         let panels = &product.panels;
         let GroupForm { bits, group_size, .. } = panels.form;
+        let narrow = is_narrow(panels.form);
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
@@ -237,14 +238,15 @@ impl Panel<'_> {
             }
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 match tile.len() {
-                    // One row of the others goes by planes.
-                    1 if const { C::SUPER } => {}
-                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked, C, 1, 4>(),
+                    // One row goes by planes.
+                    1 if const { C::SUPER } || narrow => {}
+                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked<false>, C, 1, 4>(),
                     1 if const { Q::Floats::LANES == 16 } && product.isa == Isa::Amx => {
                         part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
                     }
                     1 => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
-                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked, C>(rows),
+                    rows if narrow => part(&tile).tile::<Q, Unpacked<true>, C>(rows),
+                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked<false>, C>(rows),
                     rows if const { may_have::<C>(8) } => part(&tile).tile::<Q, Bytes, C>(rows),
                     // There are no others.
                     _ => {}
@@ -256,6 +258,8 @@ impl Panel<'_> {
 
 /// Where a tile's quants come from.
 trait Quants {
+    /// Whether they are below 128.
+    const NARROW: bool = false;
     /// How far ahead of one row's product they are asked for, in bytes, into the second cache; 0 if not at all.
     const FAR: usize = 0;
     /// And into the first.
@@ -272,7 +276,7 @@ struct Bytes;
 struct BytesAhead;
 
 /// The whole block was unpacked before.
-struct Unpacked;
+struct Unpacked<const IS_NARROW: bool>;
 
 impl Quants for Bytes {
     const FAR: usize = SOON;
@@ -293,7 +297,9 @@ impl Quants for BytesAhead {
     }
 }
 
-impl Quants for Unpacked {
+impl<const IS_NARROW: bool> Quants for Unpacked<IS_NARROW> {
+    const NARROW: bool = IS_NARROW;
+
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
@@ -486,7 +492,8 @@ impl Part<'_> {
                     for (r, dots) in dots.iter_mut().enumerate() {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
                         for (c, dot) in dots.iter_mut().enumerate() {
-                            *dot = Q::dot(*dot, Q::load(weights.add(4 * c * Q::Floats::LANES)), x);
+                            let weights = Q::load(weights.add(4 * c * Q::Floats::LANES));
+                            *dot = if B::NARROW { Q::dot_narrow(*dot, weights, x) } else { Q::dot(*dot, weights, x) };
                         }
                     }
                     weights = weights.add(STEP);

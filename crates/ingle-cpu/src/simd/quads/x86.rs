@@ -110,20 +110,43 @@ impl Quads for Avx512Vnni {
     }
 }
 
+impl Avx512 {
+    vouched! {
+        /// Of weights up to 128.
+        unsafe fn dot_bytes(sums: __m512i, weights: __m512i, x: __m512i) -> __m512i {
+            let pairs = _mm512_maddubs_epi16(weights, x);
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+}
+
+impl Avx2 {
+    vouched! {
+        /// Of weights up to 128.
+        unsafe fn dot_bytes(sums: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+            let pairs = _mm256_maddubs_epi16(weights, x);
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+}
+
 impl Quads for Avx512 {
     quads_avx512!();
 
-    const SHIFT: i32 = 0;
+    const SHIFT: i32 = 128;
+    const NARROW_SHIFT: i32 = 0;
 
     vouched! {
         unsafe fn dot(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
-            // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
+            // Two products with 255 would overflow 16 bits, two with 128 do not: the sign goes to the other side.
+            let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(i8::MIN));
             let x = _mm512_set1_epi32(x);
-            let low = _mm512_maddubs_epi16(Self::bits::<4>(weights, 0), x);
-            let high = _mm512_maddubs_epi16(Self::bits::<4>(weights, 1), x);
-            let low = _mm512_madd_epi16(low, _mm512_set1_epi16(1));
-            let high = _mm512_madd_epi16(high, _mm512_set1_epi16(16));
-            _mm512_add_epi32(sums, _mm512_add_epi32(low, high))
+            let x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), x);
+            Self::dot_bytes(sums, _mm512_abs_epi8(weights), x)
+        }
+
+        unsafe fn dot_narrow(sums: __m512i, weights: __m512i, x: i32) -> __m512i {
+            Self::dot_bytes(sums, weights, _mm512_set1_epi32(x))
         }
 
         unsafe fn dot_pairs(sums: __m512i, pairs: __m512i, x: i32) -> __m512i {
@@ -136,7 +159,8 @@ impl Quads for Avx2 {
     type Floats = Avx2;
     type Sums = __m256i;
     type Weights = __m256i;
-    const SHIFT: i32 = 0;
+    const SHIFT: i32 = 128;
+    const NARROW_SHIFT: i32 = 0;
 
     vouched! {
         unsafe fn splat(value: i32) -> __m256i {
@@ -148,13 +172,14 @@ impl Quads for Avx2 {
         }
 
         unsafe fn dot(sums: __m256i, weights: __m256i, x: i32) -> __m256i {
-            // Two products of whole bytes would overflow 16 bits: each half of the byte for itself.
-            let x = _mm256_set1_epi32(x);
-            let low = _mm256_maddubs_epi16(Self::bits::<4>(weights, 0), x);
-            let high = _mm256_maddubs_epi16(Self::bits::<4>(weights, 1), x);
-            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-            let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-            _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+            // Two products with 255 would overflow 16 bits, two with 128 do not: the sign goes to the other side.
+            let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(i8::MIN));
+            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), weights);
+            Self::dot_bytes(sums, _mm256_abs_epi8(weights), x)
+        }
+
+        unsafe fn dot_narrow(sums: __m256i, weights: __m256i, x: i32) -> __m256i {
+            Self::dot_bytes(sums, weights, _mm256_set1_epi32(x))
         }
 
         unsafe fn dot_pairs(sums: __m256i, pairs: __m256i, x: i32) -> __m256i {

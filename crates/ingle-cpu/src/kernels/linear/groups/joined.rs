@@ -144,7 +144,7 @@ impl Part<'_> {
                             for (r, dots) in dots.iter_mut().enumerate() {
                                 let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
                                 for (dot, weights) in dots.iter_mut().zip(weights) {
-                                    *dot = Q::dot(*dot, weights, x);
+                                    *dot = Q::dot_narrow(*dot, weights, x);
                                 }
                             }
                         }

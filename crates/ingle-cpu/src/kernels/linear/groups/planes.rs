@@ -94,7 +94,7 @@ impl Part<'_> {
         let GroupForm { group_size, zero, .. } = panels.form;
         // Each plane is off by the shift.
         let planes = 1 + if HIGH > 0 { 1 << LOW } else { 0 };
-        let shift = Q::SHIFT * planes - i32::from(zero);
+        let shift = Q::NARROW_SHIFT * planes - i32::from(zero);
         // SAFETY: the row and the groups lie inside the buffers, the planes inside the block.
         unsafe {
             let Rounded { quants: mut x, scales, totals: x_totals, sums, pairs, .. } =
@@ -192,7 +192,7 @@ unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const GROUPS
                     let weights = Q::bits::<BITS>(weights, place);
                     let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();
                     let sum = &mut sums[place * GROUPS / places];
-                    *sum = Q::dot(*sum, weights, x);
+                    *sum = Q::dot_narrow(*sum, weights, x);
                 }
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct Rounded {
     /// The sums of the quants.
     pub(super) totals: *const i32,
     /// What the dot products with whole weights begin with, so that they end as if `GroupForm::zero` and
-    /// `Quads::SHIFT` were not.
+    /// `Quads::SHIFT`, or `Quads::NARROW_SHIFT`, were not.
     pub(super) starts: *const i32,
     /// The sums of what the quants stand for, if a unit is a group.
     pub(super) sums: *const f32,
@@ -55,6 +55,11 @@ pub(super) struct Rounded {
 /// Units whose largest magnitudes are found before the first is rounded: from one to the next it takes many steps, each
 /// of which waits for the last.
 const UNITS: usize = 16;
+
+/// Whether weights are below 128 where they are multiplied: a codebook's are not, however few bits name them.
+pub(super) const fn is_narrow(form: GroupForm) -> bool {
+    form.bits < 8 && form.codebook.is_none()
+}
 
 /// Numbers of each group.
 const NUMBERS: usize = 4;
@@ -70,13 +75,14 @@ impl QuantisedRows {
         together: usize,
     ) -> Result<Self> {
         let GroupForm { group_size, zero, .. } = panels.form;
+        let narrow = is_narrow(panels.form);
         let unit = if panels.scales == Scales::Super { BLOCK } else { group_size };
         let lie = Lie { m, k, group_size, groups: k / group_size, unit, together };
         let mut memory = cx.buffer::<u8>(lie.bytes(), Contents::Anything)?;
         let to = Pointer(elements_mut::<u8>(&mut memory).as_mut_ptr());
         cx.parallel("linear", (m, m * k), |row| {
             let to = lie.at(to.get(), row, 0);
-            cx.isa.dispatch_quads(Round { x: &x[row * k..(row + 1) * k], lie, zero: i32::from(zero), to });
+            cx.isa.dispatch_quads(Round { x: &x[row * k..(row + 1) * k], lie, zero: i32::from(zero), narrow, to });
         })?;
         Ok(QuantisedRows { memory, k, groups: lie.groups, lie })
     }
@@ -133,6 +139,8 @@ struct Round<'a> {
     x: &'a [f32],
     lie: Lie,
     zero: i32,
+    /// What is met [is narrow](is_narrow).
+    narrow: bool,
     to: Rounded,
 }
 
@@ -190,7 +198,8 @@ impl Round<'_> {
     /// Rounds the numbers of a unit: `steps` quants to one, each of which stands for `scale`.
     #[inline(always)]
     fn unit<Q: Quads>(&self, x: &[f32], steps: f32, scale: f32, row: &mut Row) {
-        let Round { lie, zero, ref to, .. } = *self;
+        let Round { lie, zero, narrow, ref to, .. } = *self;
+        let shift = if narrow { Q::NARROW_SHIFT } else { Q::SHIFT };
         let (unit, group_size, part) = (lie.unit, lie.group_size, lie.part());
         // Of a part that lies in one piece and of one group.
         let piece = group_size.min(part);
@@ -218,7 +227,7 @@ impl Round<'_> {
                 let (sum, group) = (Q::total(total), row.group);
                 to.scales.add(group).cast_mut().write(scale);
                 to.totals.add(group).cast_mut().write(sum);
-                to.starts.add(group).cast_mut().write(sum.wrapping_mul(Q::SHIFT - zero));
+                to.starts.add(group).cast_mut().write(sum.wrapping_mul(shift - zero));
                 if unit == group_size {
                     to.sums.add(group).cast_mut().write(scale * sum as f32);
                 } else if group % 2 == 0 {

@@ -39,7 +39,7 @@ const LINE: usize = 64;
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
 
-/// How far ahead of one row's product weights are asked for, in bytes, into the second cache. AMD's processors read ahead
+/// How far ahead of one row's product weights are asked for, or of a few rows', in bytes, into the second cache. AMD's processors read ahead
 /// as fast as memory allows only where every line is asked for in order, and soon enough.
 const SOON: usize = 512;
 
@@ -193,7 +193,8 @@ impl Panel<'_> {
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            let soon = rows.len() == 1 && product.isa != Isa::Amx;
+            let in_order = rows.len() == 1 || bits == 8 && rows.len() <= const { rows_in_order::<Q>() };
+            let soon = in_order && product.isa != Isa::Amx;
             if C::SUPER || soon {
                 strip.copy_header::<Q::Floats>(&packed[..block.header], soon);
             }
@@ -245,6 +246,8 @@ impl Panel<'_> {
                         part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
                     }
                     1 => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
+                    2 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 2, 4>(),
+                    3 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 3, 4>(),
                     rows if narrow => part(&tile).tile::<Q, Unpacked<true>, C>(rows),
                     rows if bits < 8 => part(&tile).tile::<Q, Unpacked<false>, C>(rows),
                     rows if const { may_have::<C>(8) } => part(&tile).tile::<Q, Bytes, C>(rows),
@@ -353,6 +356,12 @@ impl Strip {
 /// Rows in the largest tile: integers and floats of each, two registers wide.
 const fn rows_of<Q: Quads>() -> usize {
     if Q::Floats::TILE_ROWS > 3 { 6 } else { 3 }
+}
+
+/// The most rows that meet four registers of whole bytes at a time, and so a panel in the order in which it lies. They are
+/// bound by memory; more would wait for it and for themselves in turn.
+const fn rows_in_order<Q: Quads>() -> usize {
+    if Q::Floats::LANES == 16 { 3 } else { 1 }
 }
 
 /// The block that will be read next. Several rows take longer than the memory does: they ask for it evenly while
@@ -478,14 +487,14 @@ impl Part<'_> {
                 }
                 let mut weights = B::of::<Q::Floats>(self, group).add(4 * column);
                 for step in 0..group_size / 4 {
-                    if R > 1 {
+                    if WIDTH < 4 {
                         self.ahead.step::<Q::Floats>();
                     }
                     for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
-                        if R == 1 && B::FAR > 0 {
+                        if WIDTH == 4 && B::FAR > 0 {
                             Q::Floats::prefetch_far(weights.wrapping_add(B::FAR + line));
                         }
-                        if R == 1 && B::NEAR > 0 {
+                        if WIDTH == 4 && B::NEAR > 0 {
                             Q::Floats::prefetch(weights.wrapping_add(B::NEAR + line));
                         }
                     }

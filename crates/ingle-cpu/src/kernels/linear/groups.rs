@@ -245,7 +245,8 @@ impl Panel<'_> {
                     1 if const { Q::Floats::LANES == 16 } && product.isa == Isa::Amx => {
                         part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
                     }
-                    1 => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
+                    1 if const { Q::Floats::LANES == 16 } => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
+                    1 => part(&tile).columns::<Q, Bytes, C, 1, 8>(),
                     2 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 2, 4>(),
                     3 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 3, 4>(),
                     rows if narrow => part(&tile).tile::<Q, Unpacked<true>, C>(rows),
@@ -487,14 +488,14 @@ impl Part<'_> {
                 }
                 let mut weights = B::of::<Q::Floats>(self, group).add(4 * column);
                 for step in 0..group_size / 4 {
-                    if WIDTH < 4 {
+                    if WIDTH * Q::Floats::LANES < PANEL {
                         self.ahead.step::<Q::Floats>();
                     }
                     for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
-                        if WIDTH == 4 && B::FAR > 0 {
+                        if WIDTH * Q::Floats::LANES == PANEL && B::FAR > 0 {
                             Q::Floats::prefetch_far(weights.wrapping_add(B::FAR + line));
                         }
-                        if WIDTH == 4 && B::NEAR > 0 {
+                        if WIDTH * Q::Floats::LANES == PANEL && B::NEAR > 0 {
                             Q::Floats::prefetch(weights.wrapping_add(B::NEAR + line));
                         }
                     }

@@ -13,11 +13,8 @@ use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Isa, Quads, Simd};
 
-/// Registers across that are computed at a time.
-const WIDTH: usize = 4;
-
 /// For each register across the sums of one group, or of two neighbouring ones.
-type Sums<Q, const GROUPS: usize> = [[<Q as Quads>::Sums; GROUPS]; WIDTH];
+type Sums<Q, const WIDTH: usize, const GROUPS: usize> = [[<Q as Quads>::Sums; GROUPS]; WIDTH];
 
 impl Part<'_> {
     /// Adds the products of a row.
@@ -45,10 +42,12 @@ impl Part<'_> {
 
     #[inline(always)]
     fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const FAR_AHEAD: bool>(self) {
-        if const { C::HALVES } {
-            self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 2>();
-        } else {
-            self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 1>();
+        // All of a panel's columns at a time, so that it is read in the order in which it lies.
+        match const { PANEL / Q::Floats::LANES } {
+            4 if const { C::HALVES } => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 2>(),
+            4 => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 1>(),
+            _ if const { C::HALVES } => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 2>(),
+            _ => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 1>(),
         }
     }
 
@@ -59,6 +58,7 @@ impl Part<'_> {
         const LOW: usize,
         const HIGH: usize,
         const FAR_AHEAD: bool,
+        const WIDTH: usize,
         const GROUPS: usize,
     >(
         self,
@@ -67,7 +67,7 @@ impl Part<'_> {
         while column < self.columns {
             // SAFETY: below `dispatch_quads`; columns past the last wanted are computed, and dropped by `add`.
             unsafe {
-                let sums = self.products::<Q, C, LOW, HIGH, FAR_AHEAD, GROUPS>(column);
+                let sums = self.products::<Q, C, LOW, HIGH, FAR_AHEAD, WIDTH, GROUPS>(column);
                 for (c, sum) in sums.into_iter().enumerate() {
                     self.add::<Q::Floats>(0, column + c * Q::Floats::LANES, sum);
                 }
@@ -85,6 +85,7 @@ impl Part<'_> {
         const LOW: usize,
         const HIGH: usize,
         const FAR_AHEAD: bool,
+        const WIDTH: usize,
         const GROUPS: usize,
     >(
         &self,
@@ -106,7 +107,7 @@ impl Part<'_> {
             let mut of_block = [Q::splat(0); WIDTH];
             let mut group = 0;
             while group < self.groups.len() {
-                let mut low: Sums<Q, GROUPS> = [[Q::splat(0); GROUPS]; WIDTH];
+                let mut low: Sums<Q, WIDTH, GROUPS> = [[Q::splat(0); GROUPS]; WIDTH];
                 let mut high = low;
                 for g in 0..GROUPS {
                     let start = Q::splat((*x_totals.add(group + g)).wrapping_mul(shift));
@@ -120,8 +121,8 @@ impl Part<'_> {
                             Q::Floats::prefetch_far(packed.wrapping_add(SOON + line));
                         }
                     }
-                    low = plane::<Q, LOW, FAR_AHEAD, GROUPS>(low, packed, x);
-                    high = plane::<Q, HIGH, FAR_AHEAD, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
+                    low = plane::<Q, LOW, FAR_AHEAD, WIDTH, GROUPS>(low, packed, x);
+                    high = plane::<Q, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
@@ -169,11 +170,11 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const GROUPS: usize>(
-    mut sums: Sums<Q, GROUPS>,
+unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const WIDTH: usize, const GROUPS: usize>(
+    mut sums: Sums<Q, WIDTH, GROUPS>,
     packed: *const u8,
     x: *const u8,
-) -> Sums<Q, GROUPS> {
+) -> Sums<Q, WIDTH, GROUPS> {
     if BITS == 0 {
         return sums;
     }

@@ -53,6 +53,35 @@ pub(crate) struct SuperHeader {
     pub(crate) mins: *const u8,
 }
 
+/// The scales of a block as [`Scales::Plain`] are packed: those of one group after the other, each of the panel's rows side by
+/// side. Then come the offsets, if there are any.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    header: *const u8,
+    dtype: DType,
+    /// Scales of the block.
+    count: usize,
+}
+
+impl Numbers {
+    /// A register of scales (`which` = 0) or offsets (1) from the one at `place` on.
+    ///
+    /// # Safety
+    /// Below `dispatch`; they are there.
+    #[inline(always)]
+    pub(crate) unsafe fn load<S: Simd>(&self, which: usize, place: usize) -> S::Vector {
+        let at = which * self.count + place;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.dtype {
+                DType::F32 => S::load(self.header.cast::<f32>().add(at)),
+                DType::F16 => S::load_f16(self.header.cast::<f16>().add(at)),
+                _ => S::load_bf16(self.header.cast::<bf16>().add(at)),
+            }
+        }
+    }
+}
+
 /// The layout of a quantised weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupPanels {
@@ -126,6 +155,13 @@ impl GroupPanels {
     #[inline(always)]
     fn groups_of_block(&self) -> usize {
         BLOCK / self.form.group_size
+    }
+
+    /// Where [`Scales::Plain`] are in the header of a block of so many groups.
+    #[inline(always)]
+    pub(crate) fn numbers_of(&self, groups: usize, header: *const u8) -> Numbers {
+        let dtype = if let Scales::Plain(dtype) = self.scales { dtype } else { DType::F32 };
+        Numbers { header, dtype, count: groups * PANEL }
     }
 
     /// Where [`Scales::Super`] are in the header of a block.

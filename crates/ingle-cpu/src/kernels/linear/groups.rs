@@ -193,14 +193,13 @@ impl Panel<'_> {
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            let in_order = rows.len() == 1 || bits == 8 && rows.len() <= const { rows_in_order::<Q>() };
+            let most_in_order = if bits == 8 { const { rows_in_order::<Q>() } } else { 1 };
+            let in_order = rows.len() <= most_in_order;
             let soon = in_order && product.isa != Isa::Amx;
-            if C::SUPER || soon {
+            if C::SUPER || in_order {
                 strip.copy_header::<Q::Floats>(&packed[..block.header], soon);
-            }
-            if !C::SUPER {
-                let header = if soon { strip.header.as_ptr() } else { packed.as_ptr() };
-                strip.read_scales::<Q::Floats>(panels, block, header);
+            } else {
+                strip.read_scales::<Q::Floats>(panels, block, packed);
             }
             // Few rows would wait for the unpacked quants longer than for the memory, and whole bytes need no unpacking.
             let few = bits < 8 && rows.len() <= joined::most_rows::<Q>(panels.form);
@@ -241,14 +240,14 @@ impl Panel<'_> {
                 match tile.len() {
                     // One row goes by planes.
                     1 if const { C::SUPER } || narrow => {}
-                    1 if bits < 8 => part(&tile).columns::<Q, Unpacked<false>, C, 1, 4>(),
+                    1 if bits < 8 => part(&tile).columns::<Q, UnpackedRow, C, 1, 4>(),
                     1 if const { Q::Floats::LANES == 16 } && product.isa == Isa::Amx => {
                         part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
                     }
-                    1 if const { Q::Floats::LANES == 16 } => part(&tile).columns::<Q, Bytes, C, 1, 4>(),
-                    1 => part(&tile).columns::<Q, Bytes, C, 1, 8>(),
-                    2 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 2, 4>(),
-                    3 if soon && const { may_have::<C>(8) } => part(&tile).columns::<Q, Bytes, C, 3, 4>(),
+                    1 if const { Q::Floats::LANES == 16 } => part(&tile).columns::<Q, BytesInOrder, C, 1, 4>(),
+                    1 => part(&tile).columns::<Q, BytesInOrder, C, 1, 8>(),
+                    2 if in_order && const { may_have::<C>(8) } => part(&tile).columns::<Q, BytesInOrder, C, 2, 4>(),
+                    3 if in_order && const { may_have::<C>(8) } => part(&tile).columns::<Q, BytesInOrder, C, 3, 4>(),
                     rows if narrow => part(&tile).tile::<Q, Unpacked<true>, C>(rows),
                     rows if bits < 8 => part(&tile).tile::<Q, Unpacked<false>, C>(rows),
                     rows if const { may_have::<C>(8) } => part(&tile).tile::<Q, Bytes, C>(rows),
@@ -260,11 +259,13 @@ impl Panel<'_> {
     }
 }
 
-/// Where a tile's quants come from.
+/// Where a tile's quants come from, and its scales.
 trait Quants {
     /// Whether they are below 128.
     const NARROW: bool = false;
-    /// How far ahead of one row's product they are asked for, in bytes, into the second cache; 0 if not at all.
+    /// Whether the scales are taken as they are packed. Otherwise they were read before.
+    const PACKED_SCALES: bool = false;
+    /// How far ahead of rows [in order](rows_in_order) they are asked for, in bytes, into the second cache; 0 if not at all.
     const FAR: usize = 0;
     /// And into the first.
     const NEAR: usize = 0;
@@ -276,22 +277,31 @@ trait Quants {
 /// The quants are bytes as they are packed.
 struct Bytes;
 
-/// As [`Bytes`], on processors with AMX.
-struct BytesAhead;
-
-/// The whole block was unpacked before.
-struct Unpacked<const IS_NARROW: bool>;
-
 impl Quants for Bytes {
-    const FAR: usize = SOON;
-
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.packed[group * part.product.panels.form.group_size * PANEL..].as_ptr()
     }
 }
 
+/// As [`Bytes`], of rows [in order](rows_in_order).
+struct BytesInOrder;
+
+impl Quants for BytesInOrder {
+    const PACKED_SCALES: bool = true;
+    const FAR: usize = SOON;
+
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
+        Bytes::of::<S>(part, group)
+    }
+}
+
+/// As [`BytesInOrder`], on processors with AMX.
+struct BytesAhead;
+
 impl Quants for BytesAhead {
+    const PACKED_SCALES: bool = true;
     const FAR: usize = FAR;
     const NEAR: usize = NEAR;
 
@@ -301,12 +311,27 @@ impl Quants for BytesAhead {
     }
 }
 
+/// The whole block was unpacked before.
+struct Unpacked<const IS_NARROW: bool>;
+
 impl<const IS_NARROW: bool> Quants for Unpacked<IS_NARROW> {
     const NARROW: bool = IS_NARROW;
 
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
         part.strip.quants[group * part.product.panels.form.group_size * PANEL..].as_ptr()
+    }
+}
+
+/// As [`Unpacked`], of one row and of a codebook.
+struct UnpackedRow;
+
+impl Quants for UnpackedRow {
+    const PACKED_SCALES: bool = true;
+
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
+        Unpacked::<false>::of::<S>(part, group)
     }
 }
 
@@ -325,13 +350,13 @@ impl Strip {
         }
     }
 
-    /// Reads the scales of a block, which lie at `header`.
+    /// Reads the scales of a block.
     #[inline(always)]
-    fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, header: *const u8) {
+    fn read_scales<S: Simd>(&mut self, panels: &GroupPanels, block: Block, packed: &[u8]) {
         // SAFETY: below `dispatch`; there is room for the groups of the largest block.
         unsafe {
             let (scales, offsets) = (self.scales.as_mut_ptr(), self.offsets.as_mut_ptr());
-            panels.read_scales::<S>(block.groups, header, scales, offsets);
+            panels.read_scales::<S>(block.groups, packed.as_ptr(), scales, offsets);
         }
     }
 
@@ -359,8 +384,8 @@ const fn rows_of<Q: Quads>() -> usize {
     if Q::Floats::TILE_ROWS > 3 { 6 } else { 3 }
 }
 
-/// The most rows that meet four registers of whole bytes at a time, and so a panel in the order in which it lies. They are
-/// bound by memory; more would wait for it and for themselves in turn.
+/// The most rows that meet a panel of whole bytes in the order in which it lies, all columns at a time. They are bound by
+/// memory; more would wait for it and for themselves in turn.
 const fn rows_in_order<Q: Quads>() -> usize {
     if Q::Floats::LANES == 16 { 3 } else { 1 }
 }
@@ -397,9 +422,9 @@ impl Ahead {
 /// A block and a tile of rows that meets it.
 struct Part<'a> {
     product: &'a Groups<'a>,
-    /// The block's scales, if they are numbers, and its quants, if they were unpacked.
+    /// The block's scales, if they were read, and its quants, if they were unpacked.
     strip: &'a Strip,
-    /// The block's scales as they were packed, if they are integers.
+    /// The block's scales as they are packed, if they were not.
     header: &'a [u8],
     /// Its quants, packed.
     packed: &'a [u8],
@@ -478,6 +503,7 @@ impl Part<'_> {
             let Rounded { quants: mut x, scales, starts, sums, pairs, .. } =
                 self.product.rows.from(self.first, self.groups.start);
             let header = panels.super_header(self.header.as_ptr());
+            let numbers = panels.numbers_of(self.groups.len(), self.header.as_ptr());
             let mut totals = [[Q::Floats::splat(0.0); WIDTH]; R];
             let mut of_block = [[Q::splat(0); WIDTH]; R];
             for group in 0..self.groups.len() {
@@ -518,14 +544,22 @@ impl Part<'_> {
                         }
                         continue;
                     }
-                    let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
+                    let scale = if B::PACKED_SCALES {
+                        numbers.load::<Q::Floats>(0, place)
+                    } else {
+                        Q::Floats::load(self.strip.scales.as_ptr().add(place))
+                    };
                     for (r, totals) in totals.iter_mut().enumerate() {
                         let x_scale = Q::Floats::splat(*scales.add(r * groups + group));
                         let value = Q::Floats::mul(Q::to_floats(dots[r][c]), scale);
                         totals[c] = Q::Floats::mul_add(value, x_scale, totals[c]);
                     }
                     if C::OFFSETS {
-                        let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
+                        let offset = if B::PACKED_SCALES {
+                            numbers.load::<Q::Floats>(1, place)
+                        } else {
+                            Q::Floats::load(self.strip.offsets.as_ptr().add(place))
+                        };
                         for (r, totals) in totals.iter_mut().enumerate() {
                             let sum = Q::Floats::splat(*sums.add(r * groups + group));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);

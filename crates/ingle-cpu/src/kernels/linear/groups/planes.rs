@@ -101,6 +101,7 @@ impl Part<'_> {
             let Rounded { quants: mut x, scales, totals: x_totals, sums, pairs, .. } =
                 self.product.rows.from(self.first, self.groups.start);
             let header = panels.super_header(self.header.as_ptr());
+            let numbers = panels.numbers_of(self.groups.len(), self.header.as_ptr());
             let mut packed = self.packed.as_ptr().add(4 * column);
             // Loops over arrays of constant length below: the compiler keeps those in registers.
             let mut totals = [Q::Floats::splat(0.0); WIDTH];
@@ -141,11 +142,11 @@ impl Part<'_> {
                             of_block[c] = Q::add(of_block[c], Q::mul(dot, scale));
                             continue;
                         }
-                        let scale = Q::Floats::load(self.strip.scales.as_ptr().add(place));
+                        let scale = numbers.load::<Q::Floats>(0, place);
                         let value = Q::Floats::mul(Q::to_floats(dot), scale);
                         totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(group + g)), totals[c]);
                         if C::OFFSETS {
-                            let offset = Q::Floats::load(self.strip.offsets.as_ptr().add(place));
+                            let offset = numbers.load::<Q::Floats>(1, place);
                             let sum = Q::Floats::splat(*sums.add(group + g));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
                         }

@@ -134,7 +134,7 @@ impl Panel<'_, Work> {
         let mut tiles = unsafe { Configured::new(rows.len().min(SIDE), group_size) };
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            strip.read_scales::<S>(panels, block, packed.as_ptr());
+            strip.read_scales::<S>(panels, block, packed);
             work.lay_out::<S>(strip, panels, block.len, &packed[block.header..]);
             let first = at * BLOCK / group_size;
             let ahead = &Ahead::new(packed.as_ptr_range().end, block.bytes, jobs * SIDE / TOGETHER);

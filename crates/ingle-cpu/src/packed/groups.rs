@@ -64,13 +64,28 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// A register of scales (`which` = 0) or offsets (1) from the one at `place` on.
+    /// A register of scales from the one at `place` on.
     ///
     /// # Safety
-    /// Below `dispatch`; they are there.
+    /// Below `dispatch`; they are there, and aligned as their dtype is.
     #[inline(always)]
-    pub(crate) unsafe fn load<S: Simd>(&self, which: usize, place: usize) -> S::Vector {
-        let at = which * self.count + place;
+    pub(crate) unsafe fn scale<S: Simd>(&self, place: usize) -> S::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { self.load::<S>(place) }
+    }
+
+    /// A register of offsets from the one at `place` on.
+    ///
+    /// # Safety
+    /// As of [`Numbers::scale`].
+    #[inline(always)]
+    pub(crate) unsafe fn offset<S: Simd>(&self, place: usize) -> S::Vector {
+        // SAFETY: the caller's promise; offsets follow the scales.
+        unsafe { self.load::<S>(self.count + place) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, at: usize) -> S::Vector {
         // SAFETY: the caller's promise.
         unsafe {
             match self.dtype {

@@ -147,6 +147,15 @@ macro_rules! quads {
                 uint8x16x2_t(vld1q_u8(from), vld1q_u8(from.add(16)))
             }
 
+            unsafe fn table(numbers: &[u8; 16]) -> uint8x16x2_t {
+                let numbers = vld1q_u8(numbers.as_ptr());
+                uint8x16x2_t(numbers, numbers)
+            }
+
+            unsafe fn look_up(table: uint8x16x2_t, places: uint8x16x2_t) -> uint8x16x2_t {
+                uint8x16x2_t(vqtbl1q_u8(table.0, places.0), vqtbl1q_u8(table.1, places.1))
+            }
+
             unsafe fn dot(sums: int32x4x2_t, weights: uint8x16x2_t, x: i32) -> int32x4x2_t {
                 let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
                 int32x4x2_t($quad(sums.0, signed(weights.0), x), $quad(sums.1, signed(weights.1), x))

@@ -37,6 +37,10 @@ pub(crate) trait Quads: Copy + 'static {
     unsafe fn load(from: *const u8) -> Self::Weights;
     /// Of each byte the `WIDTH` bits from bit `place · WIDTH` on.
     unsafe fn bits<const WIDTH: usize>(weights: Self::Weights, place: usize) -> Self::Weights;
+    /// What [`Quads::look_up`] looks up.
+    unsafe fn table(numbers: &[u8; 16]) -> Self::Weights;
+    /// Of each byte, below 16, the number of the table at that place.
+    unsafe fn look_up(table: Self::Weights, places: Self::Weights) -> Self::Weights;
     /// `low | high << PLACES` of each byte, out of which nothing is shifted.
     unsafe fn join<const PLACES: u32>(low: Self::Weights, high: Self::Weights) -> Self::Weights;
     /// To each lane the products of its four weights, less [`Quads::SHIFT`] each, with the four bytes of `x`.

@@ -49,6 +49,16 @@ impl Quads for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn table(numbers: &[u8; 16]) -> Self::Weights {
+        std::array::from_fn(|at| numbers[at % 16])
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(table: Self::Weights, places: Self::Weights) -> Self::Weights {
+        places.map(|place| table[usize::from(place & 15)])
+    }
+
+    #[inline(always)]
     unsafe fn join<const PLACES: u32>(low: Self::Weights, high: Self::Weights) -> Self::Weights {
         std::array::from_fn(|i| low[i] | high[i] << PLACES)
     }

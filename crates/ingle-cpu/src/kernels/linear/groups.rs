@@ -18,8 +18,8 @@ use std::ops::Range;
 use ingle_tensor::{GroupForm, Offsets};
 
 pub(super) use self::rounding::QuantisedRows;
-use self::rounding::{Rounded, is_narrow};
-use self::supers::{Columns, Plain, Scaling, Super, may_have};
+use self::rounding::Rounded;
+use self::supers::{Codebook, Columns, Plain, Scaling, Super, may_have};
 
 use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::packed::PANEL;
@@ -39,8 +39,8 @@ const LINE: usize = 64;
 /// Bytes of a panel that one step of the dot product takes.
 const STEP: usize = 4 * PANEL;
 
-/// How far ahead of one row's product weights are asked for, or of a few rows', in bytes, into the second cache. AMD's processors read ahead
-/// as fast as memory allows only where every line is asked for in order, and soon enough.
+/// How far ahead weights are asked for that one row meets in order, or a few do, in bytes, into the second cache. AMD's
+/// processors read as fast as memory allows only where every line is met or asked for in order.
 const SOON: usize = 512;
 
 /// The same on processors with AMX: by themselves those read ahead to the end of a page of 4 KiB only, and too few lines
@@ -148,13 +148,13 @@ struct Panel<'a> {
 }
 
 /// A block as the kernel takes it.
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct Strip {
     quants: [u8; BLOCK * PANEL],
     scales: [f32; GROUPS * PANEL],
     offsets: [f32; GROUPS * PANEL],
-    /// The scales as they are packed: where they are met again and again, they would break the order in which memory is
-    /// read.
+    /// The scales as they are packed, aligned to a line: where they are met again and again, they would break the order in
+    /// which memory is read.
     header: [u8; HEADER],
 }
 
@@ -174,6 +174,7 @@ impl QuadKernel for Panel<'_> {
     fn run<Q: Quads>(self) {
         let GroupPanels { form, scales, .. } = self.product.panels;
         match (scales, form.offsets) {
+            (Scales::Plain(_), Offsets::None) if form.codebook.is_some() => self.strips::<Q, Codebook>(),
             (Scales::Plain(_), Offsets::None) => self.strips::<Q, Plain<false>>(),
             (Scales::Plain(_), Offsets::PerGroup) => self.strips::<Q, Plain<true>>(),
             (Scales::Super, Offsets::None) => self.strips::<Q, Super<0>>(),
@@ -189,15 +190,13 @@ impl Panel<'_> {
         let Panel { product, strip, panel, ref rows, columns, out } = self;
         let panels = &product.panels;
         let GroupForm { bits, group_size, .. } = panels.form;
-        let narrow = is_narrow(panels.form);
         let packed = &product.weight[panel * panels.panel_bytes()..][..panels.panel_bytes()];
         for (at, block) in panels.blocks().enumerate() {
             let packed = &packed[block.start..][..block.bytes];
-            let most_in_order = if bits == 8 { const { rows_in_order::<Q>() } } else { 1 };
-            let in_order = rows.len() <= most_in_order;
-            let soon = in_order && product.isa != Isa::Amx;
+            let amx = product.isa == Isa::Amx;
+            let in_order = rows.len() <= if bits == 8 && !amx { const { rows_in_order::<Q>() } } else { 1 };
             if C::SUPER || in_order {
-                strip.copy_header::<Q::Floats>(&packed[..block.header], soon);
+                strip.copy_header::<Q::Floats>(&packed[..block.header], in_order && !amx);
             } else {
                 strip.read_scales::<Q::Floats>(panels, block, packed);
             }
@@ -231,25 +230,27 @@ impl Panel<'_> {
                 for tile in tiles(rows.len(), joined::TILE) {
                     match tile.len() {
                         1 => part(&tile).planes::<Q, C>(),
-                        rows => part(&tile).joined::<Q, C>(rows),
+                        rows if const { !C::CODEBOOK } => part(&tile).joined::<Q, C>(rows),
+                        // Of a codebook one row is few.
+                        _ => {}
                     }
                 }
                 continue;
             }
             for tile in tiles(rows.len(), const { rows_of::<Q>() }) {
                 match tile.len() {
-                    // One row goes by planes.
-                    1 if const { C::SUPER } || narrow => {}
-                    1 if bits < 8 => part(&tile).columns::<Q, UnpackedRow, C, 1, 4>(),
-                    1 if const { Q::Floats::LANES == 16 } && product.isa == Isa::Amx => {
-                        part(&tile).columns::<Q, BytesAhead, C, 1, 4>()
+                    // One row of fewer bits goes by planes.
+                    1 if const { !may_have::<C>(8) } || bits < 8 => {}
+                    1 if amx && const { Q::Floats::LANES == 16 } => part(&tile).columns::<Q, BytesAhead, C, 1, 4>(),
+                    1 if const { all_columns::<Q>() == 8 } => part(&tile).columns::<Q, BytesInOrder, C, 1, 8>(),
+                    1 => part(&tile).columns::<Q, BytesInOrder, C, 1, 4>(),
+                    2 if const { may_have::<C>(8) && rows_in_order::<Q>() > 1 } && in_order => {
+                        part(&tile).columns::<Q, BytesInOrder, C, 2, 4>()
                     }
-                    1 if const { Q::Floats::LANES == 16 } => part(&tile).columns::<Q, BytesInOrder, C, 1, 4>(),
-                    1 => part(&tile).columns::<Q, BytesInOrder, C, 1, 8>(),
-                    2 if in_order && const { may_have::<C>(8) } => part(&tile).columns::<Q, BytesInOrder, C, 2, 4>(),
-                    3 if in_order && const { may_have::<C>(8) } => part(&tile).columns::<Q, BytesInOrder, C, 3, 4>(),
-                    rows if narrow => part(&tile).tile::<Q, Unpacked<true>, C>(rows),
-                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked<false>, C>(rows),
+                    3 if const { may_have::<C>(8) && rows_in_order::<Q>() > 1 } && in_order => {
+                        part(&tile).columns::<Q, BytesInOrder, C, 3, 4>()
+                    }
+                    rows if bits < 8 => part(&tile).tile::<Q, Unpacked, C>(rows),
                     rows if const { may_have::<C>(8) } => part(&tile).tile::<Q, Bytes, C>(rows),
                     // There are no others.
                     _ => {}
@@ -259,13 +260,14 @@ impl Panel<'_> {
     }
 }
 
-/// Where a tile's quants come from, and its scales.
+/// Where a tile's quants come from.
 trait Quants {
-    /// Whether they are below 128.
-    const NARROW: bool = false;
-    /// Whether the scales are taken as they are packed. Otherwise they were read before.
-    const PACKED_SCALES: bool = false;
-    /// How far ahead of rows [in order](rows_in_order) they are asked for, in bytes, into the second cache; 0 if not at all.
+    /// Whether they were unpacked from fewer than 8 bits.
+    const UNPACKED: bool = false;
+    /// Whether they are met in the order in which they lie, with their scales as those are packed. Otherwise the scales were
+    /// read before.
+    const IN_ORDER: bool = false;
+    /// How far ahead they are asked for, in bytes, into the second cache; 0 if not at all.
     const FAR: usize = 0;
     /// And into the first.
     const NEAR: usize = 0;
@@ -284,11 +286,11 @@ impl Quants for Bytes {
     }
 }
 
-/// As [`Bytes`], of rows [in order](rows_in_order).
+/// As [`Bytes`], of [so few rows](rows_in_order) that they wait for memory.
 struct BytesInOrder;
 
 impl Quants for BytesInOrder {
-    const PACKED_SCALES: bool = true;
+    const IN_ORDER: bool = true;
     const FAR: usize = SOON;
 
     #[inline(always)]
@@ -301,7 +303,7 @@ impl Quants for BytesInOrder {
 struct BytesAhead;
 
 impl Quants for BytesAhead {
-    const PACKED_SCALES: bool = true;
+    const IN_ORDER: bool = true;
     const FAR: usize = FAR;
     const NEAR: usize = NEAR;
 
@@ -312,10 +314,10 @@ impl Quants for BytesAhead {
 }
 
 /// The whole block was unpacked before.
-struct Unpacked<const IS_NARROW: bool>;
+struct Unpacked;
 
-impl<const IS_NARROW: bool> Quants for Unpacked<IS_NARROW> {
-    const NARROW: bool = IS_NARROW;
+impl Quants for Unpacked {
+    const UNPACKED: bool = true;
 
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
@@ -323,25 +325,14 @@ impl<const IS_NARROW: bool> Quants for Unpacked<IS_NARROW> {
     }
 }
 
-/// As [`Unpacked`], of one row and of a codebook.
-struct UnpackedRow;
-
-impl Quants for UnpackedRow {
-    const PACKED_SCALES: bool = true;
-
-    #[inline(always)]
-    fn of<S: Simd>(part: &Part<'_>, group: usize) -> *const u8 {
-        Unpacked::<false>::of::<S>(part, group)
-    }
-}
-
 impl Strip {
     /// Copies the scales of a block, and asks for what comes [soon](SOON) after them.
     #[inline(always)]
     fn copy_header<S: Simd>(&mut self, header: &[u8], soon: bool) {
-        // A panel's scales are whole lines.
+        // A panel's scales are whole lines, and there is room for those of the largest block.
+        debug_assert!(header.len().is_multiple_of(LINE));
         let (lines, _) = header.as_chunks::<LINE>();
-        let (to, _) = self.header.as_chunks_mut::<LINE>();
+        let (to, _) = self.header[..header.len()].as_chunks_mut::<LINE>();
         for (from, to) in lines.iter().zip(to) {
             if soon {
                 S::prefetch_far(from.as_ptr().wrapping_add(SOON));
@@ -390,6 +381,12 @@ const fn rows_in_order<Q: Quads>() -> usize {
     if Q::Floats::LANES == 16 { 3 } else { 1 }
 }
 
+/// Registers across that one row meets at a time: all of a panel's columns, so that it is read in the order in which it lies.
+/// AMD's processors want that; AArch64 has the registers for half of it.
+const fn all_columns<Q: Quads>() -> usize {
+    if cfg!(target_arch = "x86_64") { PANEL / Q::Floats::LANES } else { 4 }
+}
+
 /// The block that will be read next. Several rows take longer than the memory does: they ask for it evenly while
 /// they compute with this one, into the second cache, since the first is full of this one.
 struct Ahead {
@@ -424,7 +421,7 @@ struct Part<'a> {
     product: &'a Groups<'a>,
     /// The block's scales, if they were read, and its quants, if they were unpacked.
     strip: &'a Strip,
-    /// The block's scales as they are packed, if they were not.
+    /// The block's scales as they are packed, if they were not; else anything.
     header: &'a [u8],
     /// Its quants, packed.
     packed: &'a [u8],
@@ -514,14 +511,14 @@ impl Part<'_> {
                 }
                 let mut weights = B::of::<Q::Floats>(self, group).add(4 * column);
                 for step in 0..group_size / 4 {
-                    if WIDTH * Q::Floats::LANES < PANEL {
+                    if !B::IN_ORDER {
                         self.ahead.step::<Q::Floats>();
                     }
                     for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
-                        if WIDTH * Q::Floats::LANES == PANEL && B::FAR > 0 {
+                        if B::FAR > 0 {
                             Q::Floats::prefetch_far(weights.wrapping_add(B::FAR + line));
                         }
-                        if WIDTH * Q::Floats::LANES == PANEL && B::NEAR > 0 {
+                        if B::NEAR > 0 {
                             Q::Floats::prefetch(weights.wrapping_add(B::NEAR + line));
                         }
                     }
@@ -529,7 +526,11 @@ impl Part<'_> {
                         let x = x.add(r * k + 4 * step).cast::<i32>().read_unaligned();
                         for (c, dot) in dots.iter_mut().enumerate() {
                             let weights = Q::load(weights.add(4 * c * Q::Floats::LANES));
-                            *dot = if B::NARROW { Q::dot_narrow(*dot, weights, x) } else { Q::dot(*dot, weights, x) };
+                            *dot = if const { B::UNPACKED && !C::CODEBOOK } {
+                                Q::dot_narrow(*dot, weights, x)
+                            } else {
+                                Q::dot(*dot, weights, x)
+                            };
                         }
                     }
                     weights = weights.add(STEP);
@@ -544,8 +545,8 @@ impl Part<'_> {
                         }
                         continue;
                     }
-                    let scale = if B::PACKED_SCALES {
-                        numbers.load::<Q::Floats>(0, place)
+                    let scale = if B::IN_ORDER {
+                        numbers.scale::<Q::Floats>(place)
                     } else {
                         Q::Floats::load(self.strip.scales.as_ptr().add(place))
                     };
@@ -555,8 +556,8 @@ impl Part<'_> {
                         totals[c] = Q::Floats::mul_add(value, x_scale, totals[c]);
                     }
                     if C::OFFSETS {
-                        let offset = if B::PACKED_SCALES {
-                            numbers.load::<Q::Floats>(1, place)
+                        let offset = if B::IN_ORDER {
+                            numbers.offset::<Q::Floats>(place)
                         } else {
                             Q::Floats::load(self.strip.offsets.as_ptr().add(place))
                         };

@@ -22,6 +22,14 @@ macro_rules! quads_avx512 {
                 _mm512_loadu_si512(from.cast())
             }
 
+            unsafe fn table(numbers: &[u8; 16]) -> __m512i {
+                _mm512_broadcast_i32x4(_mm_loadu_si128(numbers.as_ptr().cast()))
+            }
+
+            unsafe fn look_up(table: __m512i, places: __m512i) -> __m512i {
+                _mm512_shuffle_epi8(table, places)
+            }
+
             unsafe fn to_floats(sums: __m512i) -> __m512 {
                 _mm512_cvtepi32_ps(sums)
             }
@@ -184,6 +192,14 @@ impl Quads for Avx2 {
 
         unsafe fn dot_pairs(sums: __m256i, pairs: __m256i, x: i32) -> __m256i {
             _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi32(x)))
+        }
+
+        unsafe fn table(numbers: &[u8; 16]) -> __m256i {
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(numbers.as_ptr().cast()))
+        }
+
+        unsafe fn look_up(table: __m256i, places: __m256i) -> __m256i {
+            _mm256_shuffle_epi8(table, places)
         }
 
         unsafe fn to_floats(sums: __m256i) -> __m256 {

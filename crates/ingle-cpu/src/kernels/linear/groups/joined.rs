@@ -24,12 +24,11 @@ pub(super) const fn steps<Q: Quads>() -> usize {
     PANEL / (WIDTH * Q::Floats::LANES)
 }
 
-/// Rows that planes as they are packed serve: more are better off with quants that are unpacked once, and so are all
-/// where a codebook has to be looked up first.
+/// Rows that planes as they are packed serve: more are better off with quants that are unpacked once.
 #[inline(always)]
 pub(super) fn most_rows<Q: Quads>(form: GroupForm) -> usize {
     match form {
-        GroupForm { codebook: Some(_), .. } => 0,
+        GroupForm { codebook: Some(_), .. } => 1,
         GroupForm { bits: 4 | 5, group_size: SUB_BLOCK.., .. } | GroupForm { bits: 6, .. }
             if const { rows_of::<Q>() > 3 } =>
         {

@@ -8,7 +8,7 @@ use ingle_tensor::GroupForm;
 
 use super::rounding::Rounded;
 use super::supers::{Columns, Scaling, may_have};
-use super::{FAR, LINE, NEAR, Part, SOON, STEP};
+use super::{FAR, LINE, NEAR, Part, SOON, STEP, all_columns};
 use crate::packed::PANEL;
 use crate::packed::groups::{SUB_BLOCK, SUB_QUANTS};
 use crate::simd::{Isa, Quads, Simd};
@@ -42,17 +42,16 @@ impl Part<'_> {
 
     #[inline(always)]
     fn groups<Q: Quads, C: Scaling, const LOW: usize, const HIGH: usize, const FAR_AHEAD: bool>(self) {
-        // All of a panel's columns at a time, so that it is read in the order in which it lies.
-        match const { PANEL / Q::Floats::LANES } {
-            4 if const { C::HALVES } => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 2>(),
-            4 => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 1>(),
-            _ if const { C::HALVES } => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 2>(),
-            _ => self.all_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 1>(),
+        match (const { all_columns::<Q>() == 8 }, const { C::HALVES }) {
+            (true, true) => self.panel_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 2>(),
+            (true, false) => self.panel_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 8, 1>(),
+            (false, true) => self.panel_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 2>(),
+            (false, false) => self.panel_columns::<Q, C, LOW, HIGH, FAR_AHEAD, 4, 1>(),
         }
     }
 
     #[inline(always)]
-    fn all_columns<
+    fn panel_columns<
         Q: Quads,
         C: Scaling,
         const LOW: usize,
@@ -92,10 +91,10 @@ impl Part<'_> {
         column: usize,
     ) -> [<Q::Floats as Simd>::Vector; WIDTH] {
         let panels = &self.product.panels;
-        let GroupForm { group_size, zero, .. } = panels.form;
+        let GroupForm { group_size, zero, codebook, .. } = panels.form;
         // Each plane is off by the shift.
         let planes = 1 + if HIGH > 0 { 1 << LOW } else { 0 };
-        let shift = Q::NARROW_SHIFT * planes - i32::from(zero);
+        let shift = if C::CODEBOOK { Q::SHIFT } else { Q::NARROW_SHIFT } * planes - i32::from(zero);
         // SAFETY: the row and the groups lie inside the buffers, the planes inside the block.
         unsafe {
             let Rounded { quants: mut x, scales, totals: x_totals, sums, pairs, .. } =
@@ -103,7 +102,8 @@ impl Part<'_> {
             let header = panels.super_header(self.header.as_ptr());
             let numbers = panels.numbers_of(self.groups.len(), self.header.as_ptr());
             let mut packed = self.packed.as_ptr().add(4 * column);
-            // Loops over arrays of constant length below: the compiler keeps those in registers.
+            let table = Q::table(codebook.unwrap_or(&[0; 16]));
+            // Loops over arrays of constant length below: the compiler keeps those in registers, if there are enough.
             let mut totals = [Q::Floats::splat(0.0); WIDTH];
             let mut of_block = [Q::splat(0); WIDTH];
             let mut group = 0;
@@ -122,8 +122,9 @@ impl Part<'_> {
                             Q::Floats::prefetch_far(packed.wrapping_add(SOON + line));
                         }
                     }
-                    low = plane::<Q, LOW, FAR_AHEAD, WIDTH, GROUPS>(low, packed, x);
-                    high = plane::<Q, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, packed.add(SUB_QUANTS * LOW / 8), x);
+                    low = plane::<Q, C, LOW, FAR_AHEAD, WIDTH, GROUPS>(low, table, packed, x);
+                    high =
+                        plane::<Q, C, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, table, packed.add(SUB_QUANTS * LOW / 8), x);
                     packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
@@ -142,11 +143,11 @@ impl Part<'_> {
                             of_block[c] = Q::add(of_block[c], Q::mul(dot, scale));
                             continue;
                         }
-                        let scale = numbers.load::<Q::Floats>(0, place);
+                        let scale = numbers.scale::<Q::Floats>(place);
                         let value = Q::Floats::mul(Q::to_floats(dot), scale);
                         totals[c] = Q::Floats::mul_add(value, Q::Floats::splat(*scales.add(group + g)), totals[c]);
                         if C::OFFSETS {
-                            let offset = numbers.load::<Q::Floats>(1, place);
+                            let offset = numbers.offset::<Q::Floats>(place);
                             let sum = Q::Floats::splat(*sums.add(group + g));
                             totals[c] = Q::Floats::mul_add(offset, sum, totals[c]);
                         }
@@ -171,8 +172,16 @@ impl Part<'_> {
 /// # Safety
 /// Below `dispatch_quads`; the plane and a sub-block of `x` are there.
 #[inline(always)]
-unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const WIDTH: usize, const GROUPS: usize>(
+unsafe fn plane<
+    Q: Quads,
+    C: Scaling,
+    const BITS: usize,
+    const FAR_AHEAD: bool,
+    const WIDTH: usize,
+    const GROUPS: usize,
+>(
     mut sums: Sums<Q, WIDTH, GROUPS>,
+    table: Q::Weights,
     packed: *const u8,
     x: *const u8,
 ) -> Sums<Q, WIDTH, GROUPS> {
@@ -194,7 +203,11 @@ unsafe fn plane<Q: Quads, const BITS: usize, const FAR_AHEAD: bool, const WIDTH:
                     let weights = Q::bits::<BITS>(weights, place);
                     let x = x.add(4 * (line + place * BITS)).cast::<i32>().read_unaligned();
                     let sum = &mut sums[place * GROUPS / places];
-                    *sum = Q::dot_narrow(*sum, weights, x);
+                    *sum = if C::CODEBOOK {
+                        Q::dot(*sum, Q::look_up(table, weights), x)
+                    } else {
+                        Q::dot_narrow(*sum, weights, x)
+                    };
                 }
             }
         }

@@ -57,7 +57,7 @@ pub(super) struct Rounded {
 const UNITS: usize = 16;
 
 /// Whether weights are below 128 where they are multiplied: a codebook's are not, however few bits name them.
-pub(super) const fn is_narrow(form: GroupForm) -> bool {
+const fn is_narrow(form: GroupForm) -> bool {
     form.bits < 8 && form.codebook.is_none()
 }
 
@@ -154,7 +154,8 @@ impl QuadKernel for Round<'_> {
         for x in x.chunks(UNITS * unit) {
             let mut largest = [0.0; UNITS];
             for (largest, x) in largest.iter_mut().zip(x.chunks_exact(unit)) {
-                *largest = largest_magnitude::<Q>(x);
+                // SAFETY: below `dispatch_quads`; units are whole registers.
+                *largest = unsafe { largest_magnitude::<Q>(x) };
             }
             let steps = largest.map(|largest| {
                 let steps = 127.0 / largest;
@@ -164,16 +165,20 @@ impl QuadKernel for Round<'_> {
             // What is not finite must not vanish.
             let scales = largest.map(|largest| if largest.is_finite() { largest / 127.0 } else { f32::NAN });
             for (x, (steps, scale)) in x.chunks_exact(unit).zip(steps.into_iter().zip(scales)) {
-                self.unit::<Q>(x, steps, scale, &mut row);
+                // SAFETY: below `dispatch_quads`; these are the row's units, one after the other.
+                unsafe { self.unit::<Q>(x, steps, scale, &mut row) }
             }
         }
     }
 }
 
-/// The largest magnitude in `x`, which is whole registers.
+/// The largest magnitude in `x`.
+///
+/// # Safety
+/// Below `dispatch_quads`; `x` is whole registers.
 #[inline(always)]
-fn largest_magnitude<Q: Quads>(x: &[f32]) -> f32 {
-    // SAFETY: below `dispatch_quads`; what is loaded lies in `x`.
+unsafe fn largest_magnitude<Q: Quads>(x: &[f32]) -> f32 {
+    // SAFETY: the caller's promise: what is loaded lies in `x`.
     unsafe {
         let mut largest = Q::splat(0);
         let mut at = 0;
@@ -196,15 +201,18 @@ struct Row {
 
 impl Round<'_> {
     /// Rounds the numbers of a unit: `steps` quants to one, each of which stands for `scale`.
+    ///
+    /// # Safety
+    /// Below `dispatch_quads`; `x` is a whole unit, and `row` says where the one before it ended.
     #[inline(always)]
-    fn unit<Q: Quads>(&self, x: &[f32], steps: f32, scale: f32, row: &mut Row) {
+    unsafe fn unit<Q: Quads>(&self, x: &[f32], steps: f32, scale: f32, row: &mut Row) {
         let Round { lie, zero, narrow, ref to, .. } = *self;
         let shift = if narrow { Q::NARROW_SHIFT } else { Q::SHIFT };
         let (unit, group_size, part) = (lie.unit, lie.group_size, lie.part());
         // Of a part that lies in one piece and of one group.
         let piece = group_size.min(part);
         let (mut at, mut before) = (0, 0);
-        // SAFETY: below `dispatch_quads`; pieces are whole registers, and there is room for what is made of them.
+        // SAFETY: the caller's promise; pieces are whole registers, and there is room for what is made of them.
         unsafe {
             let steps = Q::Floats::splat(steps);
             while at < unit {

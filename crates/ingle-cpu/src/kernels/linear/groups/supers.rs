@@ -19,6 +19,8 @@ pub(super) trait Scaling {
     const PAIRS: usize = 0;
     /// Whether a group is half a sub-block.
     const HALVES: bool = false;
+    /// Whether quants name the weights of a codebook, which are whole bytes.
+    const CODEBOOK: bool = false;
     /// The bits that quants have, a bit of this for each: code for others is not compiled.
     const BITS: u32;
 }
@@ -31,6 +33,9 @@ pub(super) const fn may_have<C: Scaling>(bits: u32) -> bool {
 /// Scales, and perhaps offsets, that are floats.
 pub(super) struct Plain<const OFFSETS: bool>;
 
+/// Scales that are floats, of the weights of a codebook.
+pub(super) struct Codebook;
+
 /// Scales that are integers, and perhaps offsets, of so many pairs of groups.
 pub(super) struct Super<const PAIRS: usize>;
 
@@ -39,6 +44,14 @@ impl<const OFFSETS: bool> Scaling for Plain<OFFSETS> {
     const OFFSETS: bool = OFFSETS;
     // GGUF's of 4, 5 and 8 bits; with offsets MLX's as well.
     const BITS: u32 = if OFFSETS { 0b1_0111_1100 } else { 0b1_0011_0000 };
+}
+
+impl Scaling for Codebook {
+    const SUPER: bool = false;
+    const OFFSETS: bool = false;
+    const CODEBOOK: bool = true;
+    // IQ4_NL.
+    const BITS: u32 = 0b1_0000;
 }
 
 impl<const PAIRS: usize> Scaling for Super<PAIRS> {

@@ -127,8 +127,12 @@ impl<'a> Runner<'a> {
 
     /// Counts from when every answer has its first token. Answers go on until the slowest has enough, so that
     /// no step computes fewer of them. A prompt of `depth` tokens is computed the first time and found in the
-    /// cache from then on; it does not count.
+    /// cache from then on; it does not count. Without one the last sample's answers are forgotten, for else the cache would
+    /// grow while the next is measured.
     fn generate(&self, tokens: usize, depth: usize, batch: usize) -> Result<Sample, Failure> {
+        if depth == 0 {
+            self.model.forget_prompts()?;
+        }
         let mut streams = self.start(batch, depth.max(1), Some(usize::MAX))?;
         self.round(&mut streams)?;
         let begin = Instant::now();

@@ -250,9 +250,10 @@ fn size_class(len: usize) -> usize {
     len.checked_next_multiple_of(step).unwrap_or(len)
 }
 
-/// From this size on a block is mapped from the system by itself, on large pages where it has them: a processor
-/// finds its way among fewer of them, and their zeros cost less.
-const MAPPED: usize = 1 << 20;
+/// From this size on a block is mapped from the system by itself: its zeros take no memory until they are touched, and all
+/// of it goes back when it is dropped, where an allocator may keep it. Large ones are on large pages where the system has
+/// them: a processor finds its way among fewer of them, and their zeros cost less.
+const MAPPED: usize = 128 << 10;
 
 /// What a large page's address is a multiple of.
 const LARGE_PAGE: usize = 2 << 20;
@@ -310,9 +311,14 @@ impl Slab {
     }
 }
 
-/// So much zeroed memory from a large page's start on, with the mapping it is in.
+/// So much zeroed memory, from a large page's start on if it has any, with the mapping it is in.
 fn map_aligned(capacity: usize) -> Option<(MmapMut, NonNull<u8>)> {
     let large = on_large_pages(capacity)?;
+    if large == 0 {
+        let mut mapping = MmapMut::map_anon(capacity).ok()?;
+        let start = NonNull::new(mapping.as_mut_ptr())?;
+        return Some((mapping, start));
+    }
     let mut mapping = MmapMut::map_anon(capacity.max(large).checked_add(LARGE_PAGE)?).ok()?;
     let skipped = mapping.as_ptr().align_offset(LARGE_PAGE);
     // Where there are no large pages, small ones will do.
@@ -348,8 +354,7 @@ impl Allocation {
         Some(Allocation { start, capacity, mapping: None, reuse: Reuse::Kept })
     }
 
-    /// A block that starts on a large page. What is mapped before and after it is never touched, and so takes no
-    /// memory.
+    /// A block that is mapped. What is mapped before and after it is never touched, and so takes no memory.
     fn mapped(capacity: usize) -> Option<Self> {
         let (mapping, start) = map_aligned(capacity)?;
         Some(Allocation { start, capacity, mapping: Some(Arc::new(mapping)), reuse: Reuse::Kept })

@@ -11,6 +11,7 @@ mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod quants;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -19,12 +20,10 @@ use ingle_tensor::{Activation, DType, Quantization, Result, Spec};
 
 use super::activation::{self, Glu};
 use super::cast;
-use super::elementwise::COSTLY;
 use super::rows::packed;
-use super::{BLOCK, Context, Pointer, contiguous, contiguous_f32, elements_mut, in_dtype, matmul};
+use super::{Context, Pointer, contiguous, contiguous_f32, in_dtype, matmul};
 use crate::ahead::Stretch;
 use crate::layout::Layout;
-use crate::memory::Contents;
 #[cfg(target_arch = "x86_64")]
 use crate::packed::pairs as pair_panels;
 use crate::packed::{PANEL, Packing, groups::GroupPanels, panels, sizes};
@@ -244,12 +243,31 @@ pub(super) trait PanelKernel: Sync {
         Start::There
     }
 
-    /// Adds to `out [rows, n]` the products of `rows` of `x` with the weight's panel `panel`. `columns` outputs are
-    /// wanted.
+    /// Adds to `out` the products of `rows` of `x` with the weight's panel `panel`, of which `columns` are wanted.
     ///
     /// # Safety
-    /// `out` points to the first row's output of the panel's first row, and rows of it are `n` apart.
-    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32);
+    /// `out` has room for as many rows of as many columns, and nobody else looks there.
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs);
+}
+
+/// Where the products of some rows with a panel go.
+#[derive(Clone, Copy)]
+pub(super) struct Outputs {
+    /// The first row's first.
+    pub(super) at: *mut f32,
+    /// From a row's to the next one's.
+    pub(super) stride: usize,
+}
+
+impl Outputs {
+    /// Those from `row` on.
+    ///
+    /// # Safety
+    /// There are as many rows.
+    pub(super) unsafe fn from(self, row: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Outputs { at: unsafe { self.at.add(row * self.stride) }, ..self }
+    }
 }
 
 /// What a product is added to.
@@ -308,36 +326,47 @@ impl Product<'_> {
     pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
         let to = Pointer(out.as_mut_ptr());
         self.units(cx, op, &kernel.reading(), |panels, rows| {
-            for panel in panels {
-                // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
-                unsafe { self.panel(kernel, panel, rows.clone(), to) }
-            }
+            // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
+            unsafe { self.panels(kernel, panels.clone(), rows.clone(), self.outputs(to, panels.start, rows.start)) }
         })
     }
 
-    /// The products with one panel.
+    /// Where the outputs of a panel begin, from a row on, in all of them.
     ///
     /// # Safety
-    /// `to` points to as many outputs as the product has, and nobody else looks at those of these rows and this panel.
-    unsafe fn panel(&self, kernel: &impl PanelKernel, panel: usize, rows: Range<usize>, to: Pointer<f32>) {
-        let Product { n, bias, .. } = *self;
-        let first = panel * PANEL;
-        let columns = PANEL.min(n - first);
+    /// There is such a panel, and such a row.
+    unsafe fn outputs(&self, all: Pointer<f32>, panel: usize, row: usize) -> Outputs {
         // SAFETY: the caller's promise.
-        unsafe {
-            let given = if kernel.start() == Start::There { rows.clone() } else { 0..0 };
-            for row in given {
-                let out = std::slice::from_raw_parts_mut(to.get().add(row * n + first), columns);
-                match bias {
-                    Some(bias) => out.copy_from_slice(&bias[first..first + columns]),
-                    None => out.fill(0.0),
+        Outputs { at: unsafe { all.get().add(row * self.n + panel * PANEL) }, stride: self.n }
+    }
+
+    /// The products of some rows with some panels.
+    ///
+    /// # Safety
+    /// `out` has room for as many rows of as many columns, and nobody else looks there.
+    unsafe fn panels(&self, kernel: &impl PanelKernel, panels: Range<usize>, rows: Range<usize>, out: Outputs) {
+        let Product { n, bias, .. } = *self;
+        for panel in panels.clone() {
+            let first = panel * PANEL;
+            let columns = PANEL.min(n - first);
+            let given = if kernel.start() == Start::There { rows.len() } else { 0 };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let out = Outputs { at: out.at.add((panel - panels.start) * PANEL), ..out };
+                for row in 0..given {
+                    let out = std::slice::from_raw_parts_mut(out.from(row).at, columns);
+                    match bias {
+                        Some(bias) => out.copy_from_slice(&bias[first..first + columns]),
+                        None => out.fill(0.0),
+                    }
                 }
+                kernel.panel(panel, rows.clone(), columns, out);
             }
-            kernel.panel(panel, rows.clone(), columns, to.get().add(rows.start * n + first));
         }
     }
 
     /// Computes the products with a gate and with what it lets through, and what becomes of both into `out`, row-major.
+    /// What a gate lets through never leaves the caches.
     pub(super) fn run_glu(
         &self,
         cx: &Context,
@@ -345,36 +374,49 @@ impl Product<'_> {
         activation: Activation,
         [gate, up]: [&impl PanelKernel; 2],
     ) -> Result<()> {
-        let Product { m, n, bias, .. } = *self;
-        debug_assert!(bias.is_none(), "products that meet have no bias");
-        let mut buffer = cx.buffer::<f32>(m * n, Contents::Anything)?;
-        let ups = elements_mut::<f32>(&mut buffer);
+        debug_assert!(self.bias.is_none(), "products that meet have no bias");
+        let to = Pointer(out.as_mut_ptr());
         let reading = gate.reading();
-        if m > reading.few {
-            // Arithmetic decides then, and a unit's outputs are more than a cache holds.
-            self.run(cx, "linear", out, gate)?;
-            self.run(cx, "linear", ups, up)?;
-            return cx.pieces("glu", out, COSTLY, |piece, gate| {
-                let up = &ups[piece * BLOCK..][..gate.len()];
-                cx.isa.dispatch(Glu { activation, gate, up });
-            });
-        }
-        let (to, ups) = (Pointer(out.as_mut_ptr()), Pointer(ups.as_mut_ptr()));
+        // Few rows read a unit's panels in one go; many would fill the second cache with what waits.
+        let at_once = if self.m <= reading.few { usize::MAX } else { MEETING };
         self.units(cx, "linear", &Reading { weights: 2, ..reading }, |panels, rows| {
-            // SAFETY: the rows and columns of a unit lie inside `out` and the buffer and belong to no other unit.
-            unsafe {
-                panels.clone().for_each(|panel| self.panel(gate, panel, rows.clone(), to));
-                panels.clone().for_each(|panel| self.panel(up, panel, rows.clone(), ups));
-                let columns = panels.start * PANEL..(panels.end * PANEL).min(n);
-                for row in rows {
-                    let at = row * n + columns.start;
-                    let gate = std::slice::from_raw_parts_mut(to.get().add(at), columns.len());
-                    let up = std::slice::from_raw_parts(ups.get().add(at), columns.len());
-                    cx.isa.dispatch(Glu { activation, gate, up });
-                }
+            for first in panels.clone().step_by(at_once) {
+                let panels = first..panels.end.min(first.saturating_add(at_once));
+                let columns = (panels.end * PANEL).min(self.n) - first * PANEL;
+                with_scratch(rows.len() * columns, |ups| {
+                    let ups = Outputs { at: ups.as_mut_ptr(), stride: columns };
+                    // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit; there is as
+                    // much room for what they meet.
+                    unsafe {
+                        let gates = self.outputs(to, first, rows.start);
+                        self.panels(gate, panels.clone(), rows.clone(), gates);
+                        self.panels(up, panels, rows.clone(), ups);
+                        for row in 0..rows.len() {
+                            let gate = std::slice::from_raw_parts_mut(gates.from(row).at, columns);
+                            let up = std::slice::from_raw_parts(ups.from(row).at, columns);
+                            cx.isa.dispatch(Glu { activation, gate, up });
+                        }
+                    }
+                });
             }
         })
     }
+}
+
+/// Panels of a gate, of many rows, that wait for those of what it lets through: 128 KiB of either.
+const MEETING: usize = 2;
+
+/// Calls `work` with so many numbers, of any value, in memory that is the thread's own and stays.
+fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        work(&mut scratch[..len])
+    })
 }
 
 /// Rows of `x` in the tiles that cover `rows` of them, `most` at a time and as evenly as that allows.

@@ -21,7 +21,7 @@ pub(super) use self::rounding::QuantisedRows;
 use self::rounding::Rounded;
 use self::supers::{Codebook, Columns, Plain, Scaling, Super, may_have};
 
-use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
+use super::{FEW, Outputs, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, Block, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales};
 use crate::packed::planes::join_planes;
@@ -66,7 +66,6 @@ pub(super) struct Groups<'a> {
     rows: &'a QuantisedRows,
     weight: &'a [u8],
     panels: GroupPanels,
-    n: usize,
     isa: Isa,
     start: Start,
     /// Whether it is done by tiles.
@@ -94,7 +93,6 @@ impl<'a> Groups<'a> {
             rows,
             weight,
             panels,
-            n,
             isa,
             start,
             #[cfg(target_arch = "x86_64")]
@@ -125,7 +123,7 @@ impl PanelKernel for Groups<'_> {
         self.start
     }
 
-    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         #[cfg(target_arch = "x86_64")]
         if self.tiled {
             // SAFETY: the caller's promise; only with an instruction set that has tiles does this say so.
@@ -144,7 +142,7 @@ struct Panel<'a> {
     panel: usize,
     rows: Range<usize>,
     columns: usize,
-    out: *mut f32,
+    out: Outputs,
 }
 
 /// A block as the kernel takes it.
@@ -224,7 +222,7 @@ impl Panel<'_> {
                 columns,
                 start: if at == 0 { product.start } else { Start::There },
                 // SAFETY: the tile lies inside the outputs that the panel holds.
-                out: unsafe { out.add(tile.start * product.n) },
+                out: unsafe { out.from(tile.start) },
             };
             if few {
                 for tile in tiles(rows.len(), joined::TILE) {
@@ -433,7 +431,7 @@ struct Part<'a> {
     /// Outputs that are wanted.
     columns: usize,
     start: Start,
-    out: *mut f32,
+    out: Outputs,
 }
 
 impl Part<'_> {
@@ -475,7 +473,7 @@ impl Part<'_> {
         let wanted = self.columns.saturating_sub(column);
         // SAFETY: the outputs that are wanted are there.
         unsafe {
-            let to = self.out.add(r * self.product.n + column);
+            let to = self.out.from(r).at.add(column);
             match self.start {
                 Start::Zero if wanted >= S::LANES => S::store(to, sum),
                 Start::There if wanted >= S::LANES => S::store(to, S::add(S::load(to), sum)),

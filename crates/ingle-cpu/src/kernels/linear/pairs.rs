@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::bf16;
 use ingle_tensor::{DType, Result};
 
-use super::{FEW, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
+use super::{FEW, Outputs, PanelKernel, Product, ROWS, Reading, SHORT, Start, tiles};
 use crate::kernels::{Context, Pieces, cast, contiguous, elements_mut, rows::packed};
 use crate::layout::Layout;
 use crate::memory::Contents;
@@ -45,7 +45,6 @@ pub(super) fn padded_rows(cx: &Context, x: CpuStorage, k: usize) -> Result<CpuSt
 pub(super) struct Pairs<'a> {
     x: &'a [bf16],
     weight: &'a [u8],
-    n: usize,
     /// Pairs of the inner axis.
     pairs: usize,
     start: Start,
@@ -62,7 +61,7 @@ impl<'a> Pairs<'a> {
         // The bounds that the kernel relies on.
         assert!(x.len() >= m * pairs * 2, "x is shorter than its shape");
         assert!(weight.len() >= n.next_multiple_of(PANEL) * pairs * 4, "the weight is shorter than its shape");
-        Pairs { x, weight, n, pairs, start, isa }
+        Pairs { x, weight, pairs, start, isa }
     }
 }
 
@@ -83,7 +82,7 @@ impl PanelKernel for Pairs<'_> {
         self.start
     }
 
-    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         // SAFETY: weights are packed this way only where the machine has the instructions; the pointers stay inside
         // what `new` has checked, and the caller vouches for `out`.
         unsafe {
@@ -100,7 +99,7 @@ impl Pairs<'_> {
     ///
     /// # Safety
     /// As of [`PanelKernel::panel`]; the machine has tiles.
-    unsafe fn tiles(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    unsafe fn tiles(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         // SAFETY: the caller's promise; nothing below uses them otherwise.
         let mut own = unsafe { Tiles::new() };
         let mut spare = MaybeUninit::<[[f32; PANEL]; tiles::SIDE]>::uninit();
@@ -111,7 +110,7 @@ impl Pairs<'_> {
                 // SAFETY: the strip and the rows lie inside the weight and `x`, whose lengths were checked. Where the
                 // panel has fewer columns than the tiles, the sums are in `spare`, of which is read what was written.
                 unsafe {
-                    let out = out.add(tile.start * self.n);
+                    let Outputs { at: out, stride } = out.from(tile.start);
                     let part = |sums| TileProduct {
                         first: Matrix {
                             at: self.x.as_ptr().add(((rows.start + tile.start) * self.pairs + strip) * 2).cast(),
@@ -131,7 +130,7 @@ impl Pairs<'_> {
                             &mut own,
                             Width::Four,
                             tile.len(),
-                            part(Matrix { at: out.cast(), stride: self.n * 4 }),
+                            part(Matrix { at: out.cast(), stride: stride * 4 }),
                         );
                         continue;
                     }
@@ -139,7 +138,7 @@ impl Pairs<'_> {
                     if adds {
                         sums.write_bytes(0, tile.len() * PANEL);
                         for row in 0..tile.len() {
-                            out.add(row * self.n).copy_to_nonoverlapping(sums.add(row * PANEL), columns);
+                            out.add(row * stride).copy_to_nonoverlapping(sums.add(row * PANEL), columns);
                         }
                     }
                     multiply_bf16(
@@ -149,7 +148,7 @@ impl Pairs<'_> {
                         part(Matrix { at: sums.cast(), stride: PANEL * 4 }),
                     );
                     for row in 0..tile.len() {
-                        sums.add(row * PANEL).copy_to_nonoverlapping(out.add(row * self.n), columns);
+                        sums.add(row * PANEL).copy_to_nonoverlapping(out.add(row * stride), columns);
                     }
                 }
             }
@@ -157,7 +156,7 @@ impl Pairs<'_> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn strips(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    unsafe fn strips(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         let masks: [__mmask16; WIDTH] = std::array::from_fn(|i| {
             let lanes = columns.saturating_sub(16 * i).min(16);
             ((1u32 << lanes) - 1) as __mmask16
@@ -173,8 +172,7 @@ impl Pairs<'_> {
                         x: self.x.as_ptr().cast::<i32>().add(first * self.pairs + strip),
                         x_stride: self.pairs,
                         length,
-                        out: out.add(tile.start * self.n),
-                        out_stride: self.n,
+                        out: out.from(tile.start),
                         start: if strip == 0 { self.start } else { Start::There },
                         masks,
                     };
@@ -208,8 +206,7 @@ struct Part {
     x_stride: usize,
     /// Pairs.
     length: usize,
-    out: *mut f32,
-    out_stride: usize,
+    out: Outputs,
     start: Start,
     /// The lanes of each register that are wanted.
     masks: [__mmask16; WIDTH],
@@ -225,7 +222,7 @@ impl Part {
             if self.start == Start::There {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     for (c, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_maskz_loadu_ps(self.masks[c], self.out.add(r * self.out_stride + 16 * c));
+                        *sum = _mm512_maskz_loadu_ps(self.masks[c], self.out.at.add(r * self.out.stride + 16 * c));
                     }
                 }
             }
@@ -244,7 +241,7 @@ impl Part {
             }
             for (r, sums) in sums.into_iter().enumerate() {
                 for (c, sum) in sums.into_iter().enumerate() {
-                    _mm512_mask_storeu_ps(self.out.add(r * self.out_stride + 16 * c), self.masks[c], sum);
+                    _mm512_mask_storeu_ps(self.out.at.add(r * self.out.stride + 16 * c), self.masks[c], sum);
                 }
             }
         }

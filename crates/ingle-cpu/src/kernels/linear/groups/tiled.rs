@@ -17,7 +17,7 @@ use std::ops::Range;
 use ingle_tensor::{GroupForm, Offsets};
 
 use super::rounding::Rounded;
-use super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
+use super::{Ahead, Groups, Outputs, Part, STRIP_MEMORY, Start, Strip};
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS, Scales};
 use crate::simd::tiles::SIDE;
@@ -78,7 +78,7 @@ impl Groups<'_> {
     ///
     /// # Safety
     /// As there; the machine has tiles.
-    pub(super) unsafe fn tiled(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    pub(super) unsafe fn tiled(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         if self.panels.scales == Scales::Super {
             // SAFETY: the caller's promise.
             return unsafe { self.tiled_supers(panel, rows, columns, out) };
@@ -102,7 +102,7 @@ struct Panel<'a, W> {
     panel: usize,
     rows: Range<usize>,
     columns: usize,
-    out: *mut f32,
+    out: Outputs,
 }
 
 impl Kernel for Panel<'_, Work> {
@@ -152,7 +152,7 @@ impl Panel<'_, Work> {
                     columns,
                     start: if at == 0 { product.start } else { Start::There },
                     // SAFETY: the tile lies inside the outputs that the panel holds.
-                    out: unsafe { out.add(row * product.n) },
+                    out: unsafe { out.from(row) },
                 };
                 let Work { quants, sums } = &mut *work;
                 let quants = quants[part_of_columns].as_flattened();
@@ -261,7 +261,7 @@ impl Job<'_> {
             for (r, totals) in totals.into_iter().enumerate() {
                 for (c, total) in totals.into_iter().enumerate() {
                     let place = column + c * S::LANES;
-                    let to = part.out.wrapping_add((row + r) * part.product.n + place);
+                    let to = part.out.at.wrapping_add((row + r) * part.out.stride + place);
                     match part.start {
                         Start::Zero if whole => S::store(to, total),
                         Start::There if whole => S::store(to, S::add(S::load(to), total)),

@@ -11,7 +11,7 @@ use ingle_tensor::{GroupForm, Offsets};
 
 use super::super::rounding::Rounded;
 use super::super::supers::{Columns, Scaling, Super};
-use super::super::{Ahead, Groups, Part, STRIP_MEMORY, Start, Strip};
+use super::super::{Ahead, Groups, Outputs, Part, STRIP_MEMORY, Start, Strip};
 use super::Panel;
 use crate::packed::PANEL;
 use crate::packed::groups::{BLOCK, GroupPanels, SUB_BLOCK, SUB_QUANTS};
@@ -46,7 +46,7 @@ impl Groups<'_> {
     ///
     /// # Safety
     /// As there.
-    pub(super) unsafe fn tiled_supers(&self, panel: usize, rows: Range<usize>, columns: usize, out: *mut f32) {
+    pub(super) unsafe fn tiled_supers(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs) {
         STRIP_MEMORY.with_borrow_mut(|strip| {
             WORK.with_borrow_mut(|work| {
                 let work = work.as_mut();
@@ -98,7 +98,7 @@ impl Panel<'_, Work> {
                     columns,
                     start: if at == 0 { product.start } else { Start::There },
                     // SAFETY: the tile lies inside the outputs that the panel holds.
-                    out: unsafe { out.add(row * product.n) },
+                    out: unsafe { out.from(row) },
                 };
                 ahead.step::<Q::Floats>();
                 let Work { words, sums } = &mut *work;
@@ -177,14 +177,14 @@ impl Job<'_> {
                 let Rounded { mut scales, mut pairs, .. } = product.rows.from(part.first, part.groups.start);
                 let [mut low, mut high] =
                     sums.each_ref().map(|sums| sums.as_ptr().cast::<i32>().add(c * Q::Floats::LANES));
-                let mut to = part.out.wrapping_add(place);
+                let mut to = part.out.at.wrapping_add(place);
                 for row in 0..*rows {
                     let sums = Q::add_shifted::<8>(Q::load_sums(low), Q::load_sums(high));
                     put(row, place, to, columns.of::<C>(sums, pairs, *scales));
                     (low, high) = (low.wrapping_add(COLUMNS), high.wrapping_add(COLUMNS));
                     scales = scales.wrapping_add(product.rows.groups);
                     pairs = pairs.wrapping_add(product.rows.groups);
-                    to = to.wrapping_add(product.n);
+                    to = to.wrapping_add(part.out.stride);
                 }
             }
         }

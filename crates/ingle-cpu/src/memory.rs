@@ -250,8 +250,8 @@ fn size_class(len: usize) -> usize {
     len.checked_next_multiple_of(step).unwrap_or(len)
 }
 
-/// From this size on a block is mapped from the system by itself: its zeros take no memory until they are touched, and all
-/// of it goes back when it is dropped, where an allocator may keep it. Large ones are on large pages where the system has
+/// From this size on a block is mapped from the system by itself: its first zeros take no memory until they are touched, and
+/// all of it goes back when the pool drops it, where an allocator may keep it. Large ones are on large pages where the system has
 /// them: a processor finds its way among fewer of them, and their zeros cost less.
 const MAPPED: usize = 128 << 10;
 
@@ -345,8 +345,10 @@ impl Allocation {
         if capacity == 0 {
             return Some(Allocation::none());
         }
-        if capacity >= MAPPED {
-            return Self::mapped(capacity);
+        if capacity >= MAPPED
+            && let Some(mapped) = Self::mapped(capacity)
+        {
+            return Some(mapped);
         }
         let layout = Layout::from_size_align(capacity, ALIGNMENT).ok()?;
         // SAFETY: the size is not zero.
@@ -506,8 +508,10 @@ mod tests {
     #[test]
     fn zeros_are_zeros_again_good() -> Result<()> {
         let pool = MemoryPool::new();
-        for len in [64, 4096, LAZY_ZEROS] {
+        for len in [64, 4096, MAPPED, 2 * LARGE_PAGE, LAZY_ZEROS] {
             let mut buffer = pool.take(len, Contents::Anything)?;
+            assert_eq!(buffer.bytes().as_ptr().align_offset(ALIGNMENT), 0);
+            assert!(buffer.bytes().iter().all(|&byte| byte == 0), "first contents are zeros");
             if let Some(bytes) = buffer.bytes_mut() {
                 bytes.fill(7);
             }

@@ -288,7 +288,7 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
                 }
             }
         }
-        clients.iter().filter(|(_, client)| client.cancel.is_cancelled()).for_each(|(&id, _)| engine.cancel(id));
+        cancel_given_up(&mut engine, clients);
 
         engine.step(&mut events)?;
         shared.show(&engine);
@@ -302,6 +302,11 @@ fn work(mut engine: Engine, inbox: &mpsc::Receiver<Command>, shared: &Shared, cl
             }
         }
     }
+}
+
+/// Ends the requests that nobody listens to any more.
+fn cancel_given_up(engine: &mut Engine, clients: &Clients) {
+    clients.iter().filter(|(_, client)| client.cancel.is_cancelled()).for_each(|(&id, _)| engine.cancel(id));
 }
 
 fn obey(command: Command, engine: &mut Engine, clients: &mut Clients, shared: &Shared) {
@@ -319,12 +324,15 @@ fn obey(command: Command, engine: &mut Engine, clients: &mut Clients, shared: &S
             shared.show(engine);
             reply(&done, Ok(()));
         }
+        // What a request holds that was given up before is forgotten, too.
         Command::ForgetPrefixes { done } => {
+            cancel_given_up(engine, clients);
             engine.forget_prefixes();
             shared.show(engine);
             reply(&done, Ok(()));
         }
         Command::ClearPrefixCache { done } => {
+            cancel_given_up(engine, clients);
             let cleared = engine.clear_prefix_cache();
             shared.show(engine);
             reply(&done, cleared);

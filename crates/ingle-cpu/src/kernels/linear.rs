@@ -246,7 +246,8 @@ pub(super) trait PanelKernel: Sync {
     /// Adds to `out` the products of `rows` of `x` with the weight's panel `panel`, of which `columns` are wanted.
     ///
     /// # Safety
-    /// `out` has room for as many rows of as many columns, and nobody else looks there.
+    /// The product has such a panel and such rows. `out` has room for as many rows of as many columns, which are no more
+    /// than a panel's, with something in it if the kernel adds to what is there; and nobody else looks there.
     unsafe fn panel(&self, panel: usize, rows: Range<usize>, columns: usize, out: Outputs);
 }
 
@@ -263,7 +264,8 @@ impl Outputs {
     /// Those from `row` on.
     ///
     /// # Safety
-    /// There are as many rows.
+    /// There is such a row.
+    #[inline(always)]
     pub(super) unsafe fn from(self, row: usize) -> Self {
         // SAFETY: the caller's promise.
         Outputs { at: unsafe { self.at.add(row * self.stride) }, ..self }
@@ -324,6 +326,7 @@ impl Product<'_> {
 
     /// Computes into `out`, row-major.
     pub(super) fn run(&self, cx: &Context, op: &'static str, out: &mut [f32], kernel: &impl PanelKernel) -> Result<()> {
+        debug_assert_eq!(out.len(), self.m * self.n, "an output for each row and column");
         let to = Pointer(out.as_mut_ptr());
         self.units(cx, op, &kernel.reading(), |panels, rows| {
             // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit.
@@ -343,7 +346,8 @@ impl Product<'_> {
     /// The products of some rows with some panels.
     ///
     /// # Safety
-    /// `out` has room for as many rows of as many columns, and nobody else looks there.
+    /// The product has such panels and such rows; `out` has room for as many rows of as many columns, and nobody else
+    /// looks there.
     unsafe fn panels(&self, kernel: &impl PanelKernel, panels: Range<usize>, rows: Range<usize>, out: Outputs) {
         let Product { n, bias, .. } = *self;
         for panel in panels.clone() {
@@ -366,7 +370,7 @@ impl Product<'_> {
     }
 
     /// Computes the products with a gate and with what it lets through, and what becomes of both into `out`, row-major.
-    /// What a gate lets through never leaves the caches.
+    /// What a gate lets through stays in a cache.
     pub(super) fn run_glu(
         &self,
         cx: &Context,
@@ -375,16 +379,18 @@ impl Product<'_> {
         [gate, up]: [&impl PanelKernel; 2],
     ) -> Result<()> {
         debug_assert!(self.bias.is_none(), "products that meet have no bias");
+        debug_assert_eq!(out.len(), self.m * self.n, "an output for each row and column");
         let to = Pointer(out.as_mut_ptr());
         let reading = gate.reading();
-        // Few rows read a unit's panels in one go; many would fill the second cache with what waits.
-        let at_once = if self.m <= reading.few { usize::MAX } else { MEETING };
         self.units(cx, "linear", &Reading { weights: 2, ..reading }, |panels, rows| {
+            // Few rows read a unit's panels in one go; many would fill the second cache with what waits.
+            let at_once = if self.m <= reading.few { panels.len() } else { MEETING };
             for first in panels.clone().step_by(at_once) {
-                let panels = first..panels.end.min(first.saturating_add(at_once));
+                let panels = first..panels.end.min(first + at_once);
                 let columns = (panels.end * PANEL).min(self.n) - first * PANEL;
-                with_scratch(rows.len() * columns, |ups| {
-                    let ups = Outputs { at: ups.as_mut_ptr(), stride: columns };
+                let stride = panels.len() * PANEL;
+                with_scratch(rows.len() * stride, |ups| {
+                    let ups = Outputs { at: ups.as_mut_ptr(), stride };
                     // SAFETY: the rows and columns of a unit lie inside `out` and belong to no other unit; there is as
                     // much room for what they meet.
                     unsafe {
@@ -406,17 +412,29 @@ impl Product<'_> {
 /// Panels of a gate, of many rows, that wait for those of what it lets through: 128 KiB of either.
 const MEETING: usize = 2;
 
-/// Calls `work` with so many numbers, of any value, in memory that is the thread's own and stays.
+/// Calls `work` with so many numbers, of any value, in memory that is the thread's own and stays. It begins with a line of
+/// the caches.
 fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < len {
-            scratch.resize(len, 0.0);
+        let lines = len.div_ceil(Line::ZERO.0.len());
+        if scratch.len() < lines {
+            scratch.resize(lines, Line::ZERO);
         }
-        work(&mut scratch[..len])
+        // SAFETY: the lines are numbers, one after another, at least as many.
+        work(unsafe { std::slice::from_raw_parts_mut(scratch.as_mut_ptr().cast(), len) })
     })
+}
+
+/// A line of the caches.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Line {
+    const ZERO: Line = Line([0.0; 16]);
 }
 
 /// Rows of `x` in the tiles that cover `rows` of them, `most` at a time and as evenly as that allows.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
-use ingle_engine::{Engine, EngineOptions, Event, EventStream, FinishReason, Worker};
+use ingle_engine::{Engine, EngineOptions, Event, EventStream, FinishReason, Metrics, Worker};
 use ingle_models::{Model, Summary};
 use ingle_nn::{Batch, CacheLayer, KvCache, Parameters, Visitor};
 use ingle_tensor::{DeviceHandle, Tensor};
@@ -65,6 +65,26 @@ fn a_dropped_stream_cancels_its_request_good() {
     assert!(matches!(stream.recv(), Some(Event::Token { .. })));
     drop(stream);
     eventually("the request goes on", || worker.metrics().running == 0);
+}
+
+#[test]
+fn what_a_dropped_stream_held_is_forgotten_ugly() {
+    let worker = worker(Trouble::Never);
+    // The engine is always inside a step, or about to begin one.
+    let begun = |seed| {
+        let mut stream = worker.submit(generate(prompt(seed, 40), 1_000_000, seed)).expect("valid");
+        assert!(matches!(stream.recv(), Some(Event::Token { .. })));
+        stream
+    };
+    for seed in 0..20 {
+        drop(begun(seed));
+        worker.forget_prefixes().expect("it runs");
+        let Metrics { running, blocks_used, blocks_cached, .. } = worker.metrics();
+        assert_eq!((running, blocks_used, blocks_cached), (0, 0, 0), "round {seed}");
+        drop(begun(seed));
+        worker.clear_prefix_cache().expect("it runs");
+        assert_eq!(worker.metrics().kv_bytes, 0, "round {seed}");
+    }
 }
 
 #[test]

@@ -398,15 +398,15 @@ impl Ahead {
     /// `bytes` from `start` on, over `steps` steps.
     #[inline(always)]
     fn new(start: *const u8, bytes: usize, steps: usize) -> Self {
-        let lines = (bytes / 64).div_ceil(steps.max(1));
-        Ahead { next: Cell::new(start), end: start.wrapping_add(bytes), stride: 64 * lines }
+        let lines = (bytes / LINE).div_ceil(steps.max(1));
+        Ahead { next: Cell::new(start), end: start.wrapping_add(bytes), stride: LINE * lines }
     }
 
     #[inline(always)]
     fn step<S: Simd>(&self) {
         let next = self.next.get();
         if next < self.end {
-            for line in (0..self.stride).step_by(64) {
+            for line in (0..self.stride).step_by(LINE) {
                 S::prefetch_far(next.wrapping_add(line));
             }
             self.next.set(next.wrapping_add(self.stride));
@@ -512,7 +512,7 @@ impl Part<'_> {
                     if !B::IN_ORDER {
                         self.ahead.step::<Q::Floats>();
                     }
-                    for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(64) {
+                    for line in (0..4 * WIDTH * Q::Floats::LANES).step_by(LINE) {
                         if B::FAR > 0 {
                             Q::Floats::prefetch_far(weights.wrapping_add(B::FAR + line));
                         }

@@ -11,8 +11,8 @@ use std::f32::consts::LOG2_E;
 
 use crate::simd::Simd;
 
-/// Adding this leaves an f32's nearest integer in its low bits.
-const ROUND: f32 = 12_582_912.0;
+/// Adding this, 1.5 · 2²³, leaves an f32's nearest integer, ties to even, in its low bits.
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// `ln 2` in two parts: products of the first with small integers are exact.
 const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];

@@ -5,6 +5,7 @@ use ingle_tensor::{Result, Spec};
 
 use super::rows::packed;
 use super::{Context, Pieces, contiguous, contiguous_f32};
+use crate::math::ROUND;
 use crate::simd::{Kernel, Simd};
 use crate::storage::CpuStorage;
 
@@ -32,8 +33,6 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        /// Adding this leaves an f32's nearest integer, ties to even, in its low bits.
-        const ROUND: f32 = 12_582_912.0;
         let Quantize { x, out } = self;
         // The bits of magnitudes are in their order, infinity and NaN last.
         let largest = x.iter().fold(0, |largest, x| x.abs().to_bits().max(largest));

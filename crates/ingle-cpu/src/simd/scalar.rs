@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 
 use super::{Quads, Simd};
+use crate::math::ROUND;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
@@ -139,9 +140,7 @@ impl Quads for Scalar {
 
     #[inline(always)]
     unsafe fn round(x: [f32; LANES]) -> Self::Sums {
-        /// Adding this leaves no bits for a fraction.
-        const MAGIC: f32 = 12_582_912.0;
-        x.map(|x| ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32))
+        x.map(|x| ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 
 use half::bf16;
 
+use crate::math::ROUND;
 use crate::number::Number;
 use crate::simd::Factor;
 
@@ -79,8 +80,6 @@ impl Rounding for i16 {
 /// is not finite.
 #[inline(always)]
 fn round(from: &[f32], to: &mut [i16], limit: f32) -> f32 {
-    /// Adding this leaves an f32's nearest integer in its low bits.
-    const ROUND: f32 = 12_582_912.0;
     // The bits of magnitudes are in their order, infinity and NaN last.
     let largest = from.iter().fold(0, |largest, x| x.abs().to_bits().max(largest));
     let largest = f32::from_bits(largest);

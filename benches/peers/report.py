@@ -151,8 +151,10 @@ def _starts(rows: list[Row], results: dict) -> list[str]:
         result = results[row.id]
         figures = summary(row, result)
         # What a prompt needs besides is counted in: the peak of the runs with 512 tokens, where there are any.
-        prompts = results.get(f"{row.shape.name}/{row.weights}/pp512", {}).get("pairs") or result["pairs"]
-        needed = prompts[0]["ingle"]["weight_bytes"] + row.shape.kv_bytes(512)
+        prompts = results.get(f"{row.shape.name}/{row.weights}/pp512", {}).get("pairs")
+        cached = row.shape.kv_bytes(512 if prompts else 0)
+        prompts = prompts or result["pairs"]
+        needed = prompts[0]["ingle"]["weight_bytes"] + cached
         ours, theirs = (_peak(prompts, name) for name in ("ingle", "peer"))
         share = f"{ours / needed:.2f}" if ours else "unknown"
         lines.append(

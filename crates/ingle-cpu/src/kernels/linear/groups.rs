@@ -531,7 +531,8 @@ impl Part<'_> {
                             };
                         }
                     }
-                    weights = weights.add(STEP);
+                    // Wraps, for after the last it points past the end, by the column.
+                    weights = weights.wrapping_add(STEP);
                 }
                 x = x.add(group_size);
                 for c in 0..WIDTH {

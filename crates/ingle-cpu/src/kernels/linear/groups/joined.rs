@@ -172,7 +172,8 @@ impl Part<'_> {
                             group += 1;
                         }
                     }
-                    packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
+                    // Wraps, for after the last it points past the end, by the column.
+                    packed = packed.wrapping_add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                     sub_blocks -= 1;
                 }

@@ -125,7 +125,8 @@ impl Part<'_> {
                     low = plane::<Q, C, LOW, FAR_AHEAD, WIDTH, GROUPS>(low, table, packed, x);
                     high =
                         plane::<Q, C, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, table, packed.add(SUB_QUANTS * LOW / 8), x);
-                    packed = packed.add(SUB_QUANTS * (LOW + HIGH) / 8);
+                    // Wraps, for after the last it points past the end, by the column.
+                    packed = packed.wrapping_add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }
                 for g in 0..GROUPS {

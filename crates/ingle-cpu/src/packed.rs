@@ -76,6 +76,8 @@ pub(crate) struct Transpose<'a> {
     pub(crate) from: &'a [u32],
     pub(crate) stride: usize,
     pub(crate) to: &'a mut [u32],
+    /// Whether `from` is a panel of a matrix in memory, of which the next one is likely next. Otherwise a cache has it.
+    pub(crate) from_memory: bool,
 }
 
 impl Kernel for Transpose<'_> {
@@ -88,7 +90,7 @@ impl Kernel for Transpose<'_> {
         /// How far ahead a row is asked for, in words. The rows are too many for the processor to see where each goes
         /// on.
         const AHEAD: usize = 8 * LINE;
-        let Transpose { from, stride, to } = self;
+        let Transpose { from, stride, to, from_memory } = self;
         let rows = from.len().checked_div(stride).unwrap_or(0).min(PANEL);
         if rows == 0 {
             return;
@@ -96,8 +98,12 @@ impl Kernel for Transpose<'_> {
         for first in (0..stride).step_by(LINE) {
             let length = LINE.min(stride - first);
             let to = &mut to[first * PANEL..(first + length) * PANEL];
-            for row in 0..rows {
-                S::prefetch(from.as_ptr().wrapping_add(row * stride + first + AHEAD).cast());
+            if from_memory {
+                let ahead = first + AHEAD;
+                let ahead = if ahead < stride { ahead } else { PANEL * stride + ahead - stride };
+                for row in 0..rows {
+                    S::prefetch(from.as_ptr().wrapping_add(row * stride + ahead).cast());
+                }
             }
             let from = Words { at: from[first..].as_ptr(), apart: stride };
             // SAFETY: below `dispatch`; these words of these rows are there, and columns of `to` for them.
@@ -118,7 +124,7 @@ mod tests {
             for (rows, stride) in [(64, 64), (64, 32), (50, 40), (3, 7), (17, 16), (0, 50), (5, 0)] {
                 let from: Vec<u32> = (0..rows * stride).map(|word| word as u32 + 1).collect();
                 let mut to = vec![0; stride * PANEL];
-                isa.dispatch(Transpose { from: &from, stride, to: &mut to });
+                isa.dispatch(Transpose { from: &from, stride, to: &mut to, from_memory: rows > 50 });
                 for (place, word) in to.into_iter().enumerate() {
                     let (row, column) = (place % PANEL, place / PANEL);
                     let expected = if row < rows { from[row * stride + column] } else { 0 };

@@ -347,6 +347,7 @@ impl Kernel for PackPanel<'_> {
         let mut ordered = [0u32; PANEL * WORDS];
         for (at, block) in panels.blocks().enumerate() {
             let (header, out) = out[block.start..][..block.bytes].split_at_mut(block.header);
+            let next = source.next_block(at, block.len, panels.k);
             for (lane, row) in rows.clone().enumerate() {
                 let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words[lane * WORDS..][..block.len / 4]);
                 let packed = source.block(row, at, block.len);
@@ -354,10 +355,11 @@ impl Kernel for PackPanel<'_> {
                 source.write_scales(panels, (row, lane), (at, block), header);
                 // The rows are too many for the processor to see where each goes on.
                 for line in (0..packed.len() + LINE).step_by(LINE) {
-                    S::prefetch_far(packed.as_ptr().wrapping_add(packed.len() + line));
+                    S::prefetch_far(packed.as_ptr().wrapping_add(next + line));
                 }
             }
-            Transpose { from: &words[..rows.len() * WORDS], stride: WORDS, to: &mut ordered }.run::<S>();
+            let from = &words[..rows.len() * WORDS];
+            Transpose { from, stride: WORDS, to: &mut ordered, from_memory: false }.run::<S>();
             for (quants, out) in ordered.chunks_exact(SUB_QUANTS / 4).zip(out.chunks_exact_mut(bytes)) {
                 split_planes(panels.form.bits, bytemuck::cast_slice(quants), out);
             }
@@ -446,14 +448,26 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Bytes that `weights` of a row take.
+    #[inline(always)]
+    fn bytes(&self, weights: usize) -> usize {
+        weights / self.quantization.block_len() * self.quantization.block_bytes()
+    }
+
     /// The stored bytes of `len` weights of a row, from block `at` of the panel on.
     #[inline(always)]
     fn block(&self, row: usize, at: usize, len: usize) -> &[u8] {
-        let bytes = |weights: usize| weights / self.quantization.block_len() * self.quantization.block_bytes();
         self.packed
-            .get(row * self.row_bytes + bytes(at * BLOCK)..)
-            .and_then(|rest| rest.get(..bytes(len)))
+            .get(row * self.row_bytes + self.bytes(at * BLOCK)..)
+            .and_then(|rest| rest.get(..self.bytes(len)))
             .unwrap_or_default()
+    }
+
+    /// Bytes from block `at` of a row, of `len` weights, to what is packed after it of a row in the same place: the next
+    /// block, or the first one of the next panel, which is likely the same thread's.
+    fn next_block(&self, at: usize, len: usize, k: usize) -> usize {
+        let (start, end) = (at * BLOCK, at * BLOCK + len);
+        if end < k { self.bytes(len) } else { PANEL * self.row_bytes - self.bytes(start) }
     }
 
     /// Writes the scales of one block of one row where `header` has them.

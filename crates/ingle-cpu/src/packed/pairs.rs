@@ -23,7 +23,9 @@ pub(crate) fn pack(cx: &Context, weight: &[bf16], [n, k]: [usize; 2]) -> Result<
     cx.pieces("pack", elements_mut::<u32>(&mut buffer), work, |panel, out| {
         let rows = &weight[panel * PANEL * k..((panel + 1) * PANEL).min(n) * k];
         match bytemuck::try_cast_slice::<bf16, u32>(rows) {
-            Ok(pairs) if k.is_multiple_of(2) => cx.isa.dispatch(Transpose { from: pairs, stride: words, to: out }),
+            Ok(pairs) if k.is_multiple_of(2) => {
+                cx.isa.dispatch(Transpose { from: pairs, stride: words, to: out, from_memory: true });
+            }
             _ => {
                 for (row, from) in rows.chunks(k.max(1)).enumerate() {
                     for (word, pair) in from.chunks(2).enumerate() {

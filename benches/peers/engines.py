@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 
 from measurement import Test
-from rows import SAFETENSORS, Row
+from rows import MLX_8, SAFETENSORS, Row
 
 HERE = pathlib.Path(__file__).resolve().parent
 # The longest that one process may take.
@@ -33,7 +33,8 @@ class Setting:
 
     def model(self, row: Row) -> pathlib.Path:
         name = row.shape.name
-        return self.models / (name if row.weights == SAFETENSORS else f"{name}-{row.weights}.gguf")
+        names = {SAFETENSORS: name, MLX_8: f"{name}-{MLX_8}"}
+        return self.models / names.get(row.weights, f"{name}-{row.weights}.gguf")
 
     def run(self, command: list) -> dict:
         command = [*self.wrap, *map(str, command)]
@@ -121,11 +122,19 @@ def value(figures: dict, row: Row, measure: str | None = None) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def quantise(setting: Setting, row: Row) -> None:
+    """Makes the weights that only Ingle makes, if they are missing; it renames what is whole."""
+    model = setting.model(row)
+    if row.weights == MLX_8 and not model.exists():
+        options = ["--bits", "8", "--group-size", "128", "--json"]
+        setting.run([setting.ingle, "quantize", setting.models / row.shape.name, *options, model])
+
+
 # The instruction that multiplies with such weights, the fastest that a processor may have first.
 FLOATS = ("bf16, AMX", "bf16, AVX-512 BF16", "f32, AVX-512", "f32, AVX2")
 INTEGERS = ("8 bits, AMX", "8 bits, AVX-512 VNNI")
 # Quants that become bf16 on the way to AMX.
-BECOME_BF16 = ("Q8_0", "Q4_0")
+BECOME_BF16 = ("Q8_0", "Q4_0", MLX_8)
 
 
 def peak(setting: Setting, row: Row) -> float | None:

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from engines import PEERS, NotRun, Setting, ingle, peak, plain_read, value
+from engines import PEERS, NotRun, Setting, ingle, peak, plain_read, quantise, value
 from rows import Row
 
 STEADY = 1.2
@@ -27,6 +27,7 @@ def measure(setting: Setting, row: Row, pairs: int, seconds: float) -> dict:
         result["not_run"] = f"{row.peer}: {why}"
         return result
     try:
+        quantise(setting, row)
         ingle(setting, row)
         if row.test and row.test.kind != "tg":
             result["operations_per_second"] = peak(setting, row)

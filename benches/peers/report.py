@@ -5,7 +5,7 @@ import json
 import statistics
 
 from pairing import ENOUGH, STEADY, summary, used
-from rows import START, Row, all_rows
+from rows import MLX_8, START, Row, all_rows
 from shapes import SHAPES, Shape
 
 GB = 1e9
@@ -192,7 +192,8 @@ def _foot(results: dict) -> str:
         "  of the bytes of weights and cache that a token needs. That of prompts and of classification is arithmetic: what",
         "  the instruction that multiplies with such weights would make, all cores doing nothing else, of the products with",
         "  the layers' weights. Reached is Ingle's share. (Scales of groups of 32 take a fifth where quants are multiplied as",
-        "  integers; with AMX, Q8_0 and Q4_0 are multiplied as bf16.)",
+        "  integers; with AMX, Q8_0, Q4_0 and 8bit-g128 are multiplied as bf16.)",
+        f"- `{MLX_8}`: as MLX has them, 8 bits of which 128 share a scale and an offset.",
         f"- A pair counts if that plain read varied by less than {STEADY - 1:.0%} around it; where fewer than {ENOUGH} such pairs came,",
         "  all count, and the row says unsteady. Where memory changes its speed while a pair runs, as it may in a virtual",
         "  machine, a share can pass 100%.",

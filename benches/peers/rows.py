@@ -10,6 +10,8 @@ from shapes import SHAPES, Shape
 START = "start"
 DEEP = 4096
 SAFETENSORS = "safetensors"
+# As MLX writes them, by `ingle quantize`: 8 bits, of which 128 share a scale.
+MLX_8 = "8bit-g128"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def all_rows() -> list[Row]:
             if weights in ("BF16", "Q4_0"):
                 rows.append(Row(shape, weights, "tg32x8", "llama.cpp", beside="tg32"))
                 rows.append(Row(shape, weights, f"tg32@d{DEEP}", "llama.cpp", beside="tg32"))
-        # With 8-bit weights, too: what PyTorch reads is bf16 in either row.
-        rows += [Row(shape, weights, "classify64x16", "PyTorch") for weights in (SAFETENSORS, "Q8_0")]
+        # With 8-bit weights, too: what PyTorch reads is bf16 in every row.
+        rows += [Row(shape, weights, "classify64x16", "PyTorch") for weights in (SAFETENSORS, "Q8_0", MLX_8)]
     return rows
 
 

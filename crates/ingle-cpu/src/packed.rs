@@ -76,7 +76,8 @@ pub(crate) struct Transpose<'a> {
     pub(crate) from: &'a [u32],
     pub(crate) stride: usize,
     pub(crate) to: &'a mut [u32],
-    /// Whether `from` is a panel of a matrix in memory, of which the next one is likely next. Otherwise a cache has it.
+    /// Whether `from` is a panel of a matrix in memory, whose next panel this thread is likely to pack next. If not, it is
+    /// in a cache, and nothing is asked for.
     pub(crate) from_memory: bool,
 }
 
@@ -100,7 +101,7 @@ impl Kernel for Transpose<'_> {
             let to = &mut to[first * PANEL..(first + length) * PANEL];
             if from_memory {
                 let ahead = first + AHEAD;
-                let ahead = if ahead < stride { ahead } else { PANEL * stride + ahead - stride };
+                let ahead = if ahead < stride { ahead } else { PANEL * stride + (ahead - stride) % stride };
                 for row in 0..rows {
                     S::prefetch(from.as_ptr().wrapping_add(row * stride + ahead).cast());
                 }
@@ -121,10 +122,11 @@ mod tests {
     fn rows_become_columns_ugly() {
         for isa in Isa::available() {
             // Whole squares, and rows and words that are left over; none at all.
-            for (rows, stride) in [(64, 64), (64, 32), (50, 40), (3, 7), (17, 16), (0, 50), (5, 0)] {
+            let sizes = [(64, 64), (64, 160), (50, 40), (3, 7), (17, 16), (0, 50), (5, 0)];
+            for ((rows, stride), from_memory) in sizes.into_iter().flat_map(|sizes| [(sizes, false), (sizes, true)]) {
                 let from: Vec<u32> = (0..rows * stride).map(|word| word as u32 + 1).collect();
                 let mut to = vec![0; stride * PANEL];
-                isa.dispatch(Transpose { from: &from, stride, to: &mut to, from_memory: rows > 50 });
+                isa.dispatch(Transpose { from: &from, stride, to: &mut to, from_memory });
                 for (place, word) in to.into_iter().enumerate() {
                     let (row, column) = (place % PANEL, place / PANEL);
                     let expected = if row < rows { from[row * stride + column] } else { 0 };

@@ -347,14 +347,14 @@ impl Kernel for PackPanel<'_> {
         let mut ordered = [0u32; PANEL * WORDS];
         for (at, block) in panels.blocks().enumerate() {
             let (header, out) = out[block.start..][..block.bytes].split_at_mut(block.header);
-            let next = source.next_block(at, block.len, panels.k);
+            let (next, next_bytes) = source.next_block(at, block.len, panels.k);
             for (lane, row) in rows.clone().enumerate() {
                 let quants: &mut [u8] = bytemuck::cast_slice_mut(&mut words[lane * WORDS..][..block.len / 4]);
                 let packed = source.block(row, at, block.len);
                 source.quantization.unpack_quants(packed, quants);
                 source.write_scales(panels, (row, lane), (at, block), header);
                 // The rows are too many for the processor to see where each goes on.
-                for line in (0..packed.len() + LINE).step_by(LINE) {
+                for line in (0..next_bytes + LINE).step_by(LINE) {
                     S::prefetch_far(packed.as_ptr().wrapping_add(next + line));
                 }
             }
@@ -463,11 +463,16 @@ impl<'a> Source<'a> {
             .unwrap_or_default()
     }
 
-    /// Bytes from block `at` of a row, of `len` weights, to what is packed after it of a row in the same place: the next
-    /// block, or the first one of the next panel, which is likely the same thread's.
-    fn next_block(&self, at: usize, len: usize, k: usize) -> usize {
+    /// What is packed after block `at`, of `len` weights, of a row: that row's next block or, after the last, the first one
+    /// of the row [`PANEL`] rows on, whose panel this thread is likely to pack next. How many bytes on it begins, and how
+    /// many it has.
+    fn next_block(&self, at: usize, len: usize, k: usize) -> (usize, usize) {
         let (start, end) = (at * BLOCK, at * BLOCK + len);
-        if end < k { self.bytes(len) } else { PANEL * self.row_bytes - self.bytes(start) }
+        if end < k {
+            (self.bytes(len), self.bytes(BLOCK.min(k - end)))
+        } else {
+            (PANEL * self.row_bytes - self.bytes(start), self.bytes(BLOCK.min(k)))
+        }
     }
 
     /// Writes the scales of one block of one row where `header` has them.

@@ -531,7 +531,7 @@ impl Part<'_> {
                             };
                         }
                     }
-                    // Wraps, for after the last it points past the end, by the column.
+                    // Wraps: after the last step it is `4 * column` bytes past the end, perhaps outside the buffer.
                     weights = weights.wrapping_add(STEP);
                 }
                 x = x.add(group_size);

@@ -172,7 +172,7 @@ impl Part<'_> {
                             group += 1;
                         }
                     }
-                    // Wraps, for after the last it points past the end, by the column.
+                    // Wraps: after the last step it is `4 * column` bytes past the end, perhaps outside the buffer.
                     packed = packed.wrapping_add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                     sub_blocks -= 1;

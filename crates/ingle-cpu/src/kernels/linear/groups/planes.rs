@@ -123,9 +123,10 @@ impl Part<'_> {
                         }
                     }
                     low = plane::<Q, C, LOW, FAR_AHEAD, WIDTH, GROUPS>(low, table, packed, x);
-                    high =
-                        plane::<Q, C, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, table, packed.add(SUB_QUANTS * LOW / 8), x);
-                    // Wraps, for after the last it points past the end, by the column.
+                    // Where there is no such plane, that may be past the end, too.
+                    let plane_above = packed.wrapping_add(SUB_QUANTS * LOW / 8);
+                    high = plane::<Q, C, HIGH, FAR_AHEAD, WIDTH, GROUPS>(high, table, plane_above, x);
+                    // Wraps: after the last step it is `4 * column` bytes past the end, perhaps outside the buffer.
                     packed = packed.wrapping_add(SUB_QUANTS * (LOW + HIGH) / 8);
                     x = x.add(SUB_BLOCK);
                 }

@@ -123,7 +123,7 @@ def value(figures: dict, row: Row, measure: str | None = None) -> float:
 
 
 def quantise(setting: Setting, row: Row) -> None:
-    """Makes the weights that only Ingle makes, if they are missing; it renames what is whole."""
+    """Makes the weights that Ingle makes itself, if they are missing. `ingle quantize` puts them there once they are whole."""
     model = setting.model(row)
     if row.weights == MLX_8 and not model.exists():
         options = ["--bits", "8", "--group-size", "128", "--json"]

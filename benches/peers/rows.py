@@ -10,7 +10,7 @@ from shapes import SHAPES, Shape
 START = "start"
 DEEP = 4096
 SAFETENSORS = "safetensors"
-# As MLX writes them, by `ingle quantize`: 8 bits, of which 128 share a scale.
+# In MLX's format, as `ingle quantize` writes it: 8 bits a weight; 128 weights share a scale and an offset.
 MLX_8 = "8bit-g128"
 
 

@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     work = ROOT / "target" / "peers"
     add = parser.add_argument
     add("--venv", type=pathlib.Path, default=work / "venv", help="virtual environment of the peers; made if missing")
-    add("--models", type=pathlib.Path, default=work / "models", help="folder of the models; made if missing (12 GB)")
+    add("--models", type=pathlib.Path, default=work / "models", help="folder of the models; made if missing (21 GB)")
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="which models' sizes")
     add("--rows", nargs="+", default=["*"], metavar="PATTERN", help="for example tg32, 'Q4_0/*' or '*/BF16/pp*'")
     add("--pairs", type=int, default=5, help="how often Ingle and its peer take turns (5)")
